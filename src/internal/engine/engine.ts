@@ -1,0 +1,208 @@
+/**
+ * Builds the loops of an instance, and takes them down in the right order. A session is one registration in the database: when its
+ * lease is lost, its handlers are interrupted and the next session registers anew, under another id.
+ */
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
+import * as Ref from "effect/Ref"
+import * as Schedule from "effect/Schedule"
+import type * as Scope from "effect/Scope"
+import type { Instance, InstanceId } from "../../Instance.js"
+import type { JobSchedule } from "../../JobSchedule.js"
+import type { StorageError } from "../../JobsdError.js"
+import type { Resolved } from "../settings.js"
+import type { Database } from "../storage/database.js"
+import { outsideTransaction } from "../storage/database.js"
+import * as instanceStore from "../storage/instanceStore.js"
+import * as runStore from "../storage/runStore.js"
+import { loop as asLoop } from "../telemetry.js"
+import { uuidv7 } from "../uuid.js"
+import * as makeCounts from "./counts.js"
+import * as makeDeadlines from "./deadlines.js"
+import * as makeHeartbeat from "./heartbeat.js"
+import * as makePoller from "./poller.js"
+import * as makeRunner from "./runner.js"
+import { make as makeSettler, reconnect } from "./settler.js"
+import { housekeeping, sweep } from "./sweeper.js"
+import * as makeWorkerPool from "./workerPool.js"
+
+export interface Engine {
+  readonly id: () => InstanceId
+  /** there may be something due */
+  readonly wake: () => void
+  /** interrupts a run that is to be cancelled, if it runs here */
+  readonly cancel: (id: string) => void
+  readonly instance: Effect.Effect<Instance, StorageError>
+}
+
+interface Session extends Engine {
+  /** ends when the lease is lost */
+  readonly lost: Effect.Effect<void>
+  readonly shutdown: (patience: Patience) => Effect.Effect<void>
+}
+
+/** How long each step of a shutdown may take, in milliseconds. */
+interface Patience {
+  /** for handlers to end by themselves */
+  readonly handlers: number
+  /** for the finalizers of interrupted handlers */
+  readonly finalizers: number
+  /** for outcomes to reach the database, and for signing off */
+  readonly flush: number
+  readonly reason: makeRunner.Reason
+}
+
+export interface EngineOptions {
+  readonly database: Database
+  readonly settings: Resolved
+  readonly jobs: ReadonlyMap<string, makeRunner.HandledJob>
+  readonly schedules: ReadonlyMap<string, JobSchedule>
+  readonly host: string
+  readonly pid: number
+}
+
+const startSession = ({ database, host, jobs, pid, schedules, settings }: EngineOptions): Effect.Effect<Session, StorageError> =>
+  Effect.gen(function* () {
+    const clock = yield* Effect.clock
+    const id = uuidv7(Date.now()) as InstanceId
+    const known = { jobs: [...jobs.keys()], schedules: [...schedules.keys()] }
+    const queues = [...settings.queues.keys()]
+    const store = runStore.make(database, id, known, queues, settings.leaseMillis)
+    const instances = instanceStore.make(
+      database,
+      { id, host, pid, ...known, queues: Object.fromEntries(settings.queues) },
+      settings.leaseMillis
+    )
+    const counts = makeCounts.make()
+    const registered = yield* instances.register(counts.current())
+
+    const runFork = yield* Effect.map(Effect.runtime<never>(), (runtime) => (effect: Effect.Effect<void>) => {
+      Effect.runFork(Effect.provide(effect, runtime))
+    })
+    const lost = yield* Deferred.make<void>()
+    let draining = false
+    // the poller is made last, but those before it wake it
+    let wakePoller = () => {}
+    const wake = () => wakePoller()
+
+    const deadlines = yield* makeDeadlines.make
+    const settler = yield* makeSettler({
+      store,
+      settings,
+      policies: new Map([...jobs].map(([name, { job }]) => [name, job.policy])),
+      schedules,
+      counts,
+      settled: wake
+    })
+    const runner = makeRunner.make({
+      instanceId: id,
+      jobs,
+      settings,
+      settler,
+      deadlines,
+      counts,
+      clock,
+      warn: (message, run) => runFork(Effect.annotateLogs(Effect.logWarning(message), { job: run.job, runId: run.id })),
+      freed: wake
+    })
+    const heartbeat = makeHeartbeat.make({ instances, store, settings, runner, counts, clock })
+    const poller = yield* makePoller.make({
+      store,
+      settings,
+      pools: [...settings.queues].map(([queue, workers]) => makeWorkerPool.make(queue, workers)),
+      runner,
+      clock,
+      mayClaim: () => !draining && heartbeat.trusted(),
+      unsettled: settler.unsettled
+    })
+    wakePoller = poller.wake
+
+    const fork = (name: string, effect: Effect.Effect<unknown>) => Effect.forkDaemon(Effect.interruptible(asLoop(name)(effect)))
+    const polling = yield* fork("poller", poller.loop)
+    const others = yield* Effect.all([
+      fork("settler", settler.loop),
+      fork("deadlines", deadlines.loop),
+      fork("heartbeat", Effect.zipRight(heartbeat.loop, Deferred.succeed(lost, undefined))),
+      fork("sweeper", sweep({ store, settings, counts, rescued: wake })),
+      fork("housekeeping", housekeeping({ store, instances, settings, unparked: wake }))
+    ])
+
+    const idle = Effect.suspend(() => (runner.running() === 0 ? Effect.void : Effect.fail("busy" as const))).pipe(
+      Effect.retry(Schedule.spaced("5 millis")),
+      Effect.ignore
+    )
+    const within = (millis: number, effect: Effect.Effect<unknown, unknown>) =>
+      Effect.ignore(Effect.timeout(Effect.disconnect(Effect.interruptible(effect)), millis))
+
+    const shutdown = (patience: Patience) =>
+      Effect.gen(function* () {
+        draining = true
+        yield* within(patience.flush, Fiber.interrupt(polling))
+        yield* within(patience.flush, instances.drain)
+        yield* within(patience.handlers, idle)
+        runner.interruptAll(patience.reason)
+        yield* within(patience.finalizers, idle)
+        for (const run of runner.alive()) {
+          yield* Effect.logWarning("a handler ignores its interruption; its run is left to the lease").pipe(
+            Effect.annotateLogs({ job: run.job, runId: run.id })
+          )
+        }
+        yield* within(patience.flush, settler.flush)
+        yield* Fiber.interruptAll(others).pipe((effect) => within(patience.flush, effect))
+        yield* within(patience.flush, instances.stop(counts.current()))
+      }).pipe(Effect.withTracerEnabled(false))
+
+    return {
+      id: () => id,
+      wake,
+      cancel: (run) => runner.interrupt(run, "cancel"),
+      instance: Effect.map(instances.read, (found) => ({ ...(found ?? registered), counts: counts.current() })),
+      lost: Deferred.await(lost),
+      shutdown
+    }
+  })
+
+/** Starts an instance. It stops when the scope closes: no more claims, handlers end or are interrupted, outcomes are written. */
+export const start = (options: EngineOptions): Effect.Effect<Engine, StorageError, Scope.Scope> =>
+  Effect.gen(function* () {
+    const orderly: Patience = { handlers: options.settings.shutdownMillis, finalizers: 5000, flush: 3000, reason: "shutdown" }
+    const abrupt: Patience = { handlers: 0, finalizers: 5000, flush: 3000, reason: "lost" }
+
+    const current = yield* Ref.make<Option.Option<Session>>(Option.none())
+    yield* Effect.addFinalizer(() =>
+      Effect.flatMap(
+        Ref.get(current),
+        Option.match({ onNone: () => Effect.void, onSome: (session) => session.shutdown(orderly) })
+      )
+    )
+    const first = yield* startSession(options)
+    let latest: Session = first
+    yield* Ref.set(current, Option.some(first))
+
+    yield* Effect.gen(function* () {
+      yield* latest.lost
+      yield* Effect.logWarning("this instance could not renew its lease: its handlers are interrupted, and it registers anew")
+      yield* Effect.uninterruptible(
+        Effect.gen(function* () {
+          yield* latest.shutdown(abrupt)
+          yield* Ref.set(current, Option.none())
+        })
+      )
+      latest = yield* startSession(options).pipe(
+        Effect.tapError((error) => Effect.logWarning("could not register; trying again", error)),
+        Effect.retry(reconnect),
+        Effect.orDie,
+        Effect.tap((session) => Ref.set(current, Option.some(session))),
+        Effect.uninterruptible
+      )
+    }).pipe(Effect.forever, asLoop("engine"), Effect.interruptible, Effect.forkScoped)
+
+    return {
+      id: () => latest.id(),
+      wake: () => latest.wake(),
+      cancel: (id: string) => latest.cancel(id),
+      instance: Effect.suspend(() => latest.instance)
+    }
+  }).pipe(outsideTransaction)

@@ -1,0 +1,79 @@
+/** Renews the lease, writes the counts, and compares the runs this instance owns with those it works on. */
+import type * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import * as Schedule from "effect/Schedule"
+import type { Resolved } from "../settings.js"
+import type { InstanceStore, Owned } from "../storage/instanceStore.js"
+import type { RunStore } from "../storage/runStore.js"
+import type { Counts } from "./counts.js"
+import { monotonicMillis } from "./deadlines.js"
+import type { Runner } from "./runner.js"
+
+export interface Heartbeat {
+  /** whether the lease was confirmed recently enough to act on it */
+  readonly trusted: () => boolean
+  /** ends when this instance has been declared dead or could not renew its lease in time */
+  readonly loop: Effect.Effect<void>
+  /** one heartbeat now */
+  readonly beat: Effect.Effect<void>
+}
+
+export const make = (options: {
+  readonly instances: InstanceStore
+  readonly store: RunStore
+  readonly settings: Resolved
+  readonly runner: Runner
+  readonly counts: Counts
+  readonly clock: Clock.Clock
+}): Heartbeat => {
+  const { clock, counts, instances, runner, settings, store } = options
+  let confirmedAt = monotonicMillis(clock)
+  let dead = false
+  const trusted = () => !dead && monotonicMillis(clock) - confirmedAt < settings.trustMillis
+  // runs we own but do not know, as of the last heartbeat: a claim's answer may still be on its way, so look twice
+  let unknownBefore = new Set<string>()
+
+  const reconcile = (owned: ReadonlyArray<Owned>) =>
+    Effect.gen(function* () {
+      const unknown = new Set<string>()
+      for (const { cancelRequested, fence, id, token } of owned) {
+        if (runner.fenceOf(id) === fence) {
+          if (cancelRequested) runner.interrupt(id, "cancel")
+        } else if (!unknownBefore.has(token)) {
+          unknown.add(token)
+        } else if (yield* store.releaseUnknown(id, fence)) {
+          yield* Effect.logWarning("gave back a run whose claim was never answered").pipe(Effect.annotateLogs({ runId: id }))
+        }
+      }
+      unknownBefore = unknown
+      const fences = new Map(owned.map(({ fence, id }) => [id as string, fence]))
+      for (const run of runner.alive()) {
+        // taken back from us while we worked on it; a run claimed after the question is not in the answer yet
+        const fence = fences.get(run.id)
+        if (fence !== undefined && fence !== run.fence) runner.interrupt(run.id, "lost")
+      }
+    })
+
+  const beat = Effect.gen(function* () {
+    const asked = monotonicMillis(clock)
+    const owned = yield* instances.heartbeat(counts.current())
+    if (owned === null) {
+      dead = true
+      return
+    }
+    confirmedAt = asked
+    yield* reconcile(owned)
+  })
+
+  return {
+    trusted,
+    beat: Effect.ignore(beat),
+    loop: beat.pipe(
+      Effect.sandbox,
+      Effect.tapError((cause) => Effect.logWarning("could not renew the lease", cause)),
+      Effect.ignore,
+      Effect.repeat({ schedule: Schedule.spaced(settings.heartbeatMillis), while: trusted }),
+      Effect.asVoid
+    )
+  }
+}

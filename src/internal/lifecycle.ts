@@ -1,0 +1,147 @@
+/**
+ * THE state machine: what happens next to a run. Plain data in, plain data out: no SQL, no clock, no Effect. Everything that
+ * user code or the clock decides comes in as a fact.
+ */
+
+/** The states of a run as the table stores them. */
+export const State = { ready: 0, running: 1, succeeded: 2, failed: 3, cancelled: 4, parked: 5 } as const
+export type State = (typeof State)[keyof typeof State]
+
+/** What the state machine must know of a run whose attempt has ended. `null` limits: no limit. */
+export interface Attempted {
+  readonly schedule: string | null
+  readonly errors: number
+  readonly timeouts: number
+  readonly crashes: number
+  readonly maxErrors: number | null
+  readonly maxTimeouts: number | null
+  readonly maxCrashes: number | null
+  readonly successCount: number
+  readonly successLimit: number | null
+}
+
+/** How an attempt ended. */
+export type Outcome =
+  | { readonly _tag: "Succeeded"; readonly result: string | null; readonly late: boolean }
+  /** `retry: false` when trying again cannot help: the work was done, but its result cannot be stored */
+  | { readonly _tag: "Errored"; readonly error: string; readonly retry: boolean }
+  | { readonly _tag: "TimedOut"; readonly error: string }
+  /** the budget for crashes (or timeouts seen by others) was spent before this claim: the handler did not start */
+  | { readonly _tag: "Exhausted"; readonly error: string }
+  | { readonly _tag: "Cancelled" }
+  /** given back uncounted: the attempt did not start, or a shutdown interrupted it */
+  | { readonly _tag: "Released" }
+
+/** What user code and the clock say. */
+export interface Facts {
+  /** the delay before the next attempt, or null when the backoff has ended */
+  readonly retryDelayMillis: number | null
+  /** the schedule's next moment, or null: no schedule, or its rule failed */
+  readonly nextRunAt: number | null
+}
+
+/** What to write on the row, and which row follows. */
+export interface Settlement {
+  readonly state: State
+  /** only for `ready`: how long from now until it is due, or null to leave `run_at` alone */
+  readonly delayMillis: number | null
+  readonly errors: number
+  readonly timeouts: number
+  readonly successCount: number
+  readonly result: string | null
+  readonly error: string | null
+  readonly late: boolean
+  /** whether an attempt was made and is not the row's last word, so it goes to the attempts table */
+  readonly keepAttempt: "error" | "timeout" | null
+  readonly successor: { readonly runAt: number; readonly successCount: number } | null
+}
+
+const within = (count: number, limit: number | null) => limit === null || count <= limit
+
+/** Whether a claimed run may start: its crashes, and the timeouts others saw, must be within their budgets. */
+export const budgetLeft = (run: Attempted): boolean =>
+  within(run.crashes, run.maxCrashes) && within(run.timeouts, run.maxTimeouts)
+
+/** Whether an outcome leads to another attempt, if the backoff goes on. The settler asks for the delay only then. */
+export const wantsRetry = (run: Attempted, outcome: Outcome): boolean =>
+  outcome._tag === "Errored"
+    ? outcome.retry && within(run.errors + 1, run.maxErrors)
+    : outcome._tag === "TimedOut" && within(run.timeouts + 1, run.maxTimeouts)
+
+/** Whether the end of this run is followed by another run of its chain. The settler asks the schedule only then. */
+const chainGoesOn = (run: Attempted, successCount: number): boolean =>
+  run.schedule !== null && (run.successLimit === null || successCount < run.successLimit)
+
+/** What an outcome leads to. */
+export const settle = (run: Attempted, outcome: Outcome, facts: Facts): Settlement => {
+  const unchanged: Settlement = {
+    state: State.ready,
+    delayMillis: null,
+    errors: run.errors,
+    timeouts: run.timeouts,
+    successCount: run.successCount,
+    result: null,
+    error: null,
+    late: false,
+    keepAttempt: null,
+    successor: null
+  }
+  const follow = (successCount: number) =>
+    chainGoesOn(run, successCount) && facts.nextRunAt !== null ? { runAt: facts.nextRunAt, successCount } : null
+  const errors = run.errors + (outcome._tag === "Errored" ? 1 : 0)
+  const timeouts = run.timeouts + (outcome._tag === "TimedOut" ? 1 : 0)
+
+  switch (outcome._tag) {
+    case "Released":
+      return unchanged
+    case "Cancelled":
+      return { ...unchanged, state: State.cancelled }
+    case "Succeeded": {
+      const successCount = run.successCount + 1
+      return {
+        ...unchanged,
+        state: State.succeeded,
+        successCount,
+        result: outcome.result,
+        late: outcome.late,
+        successor: follow(successCount)
+      }
+    }
+    case "Errored":
+    case "TimedOut":
+    case "Exhausted":
+      return wantsRetry(run, outcome) && facts.retryDelayMillis !== null
+        ? {
+            ...unchanged,
+            delayMillis: facts.retryDelayMillis,
+            errors,
+            timeouts,
+            error: outcome.error,
+            keepAttempt: outcome._tag === "TimedOut" ? "timeout" : "error"
+          }
+        : { ...unchanged, state: State.failed, errors, timeouts, error: outcome.error, successor: follow(run.successCount) }
+  }
+}
+
+/** Whether settling this outcome will ask for the schedule's next moment. */
+export const wantsSuccessor = (run: Attempted, outcome: Outcome): boolean =>
+  outcome._tag !== "Released" &&
+  outcome._tag !== "Cancelled" &&
+  chainGoesOn(run, run.successCount + (outcome._tag === "Succeeded" ? 1 : 0))
+
+/**
+ * The moment of the run that follows: the rule applied to the moment its predecessor was due, so that nothing drifts; if that has
+ * passed already, the rule applied to now, so that missed moments never pile up. Returns a text when the rule is at fault.
+ */
+export const nextMoment = (rule: (after: number) => number, dueAt: number, now: number): number | string => {
+  const ask = (after: number): number | string => {
+    const next = rule(after)
+    return Number.isFinite(next) && next > after ? next : "its rule did not move forward"
+  }
+  try {
+    const next = ask(dueAt)
+    return typeof next === "string" || next > now ? next : ask(now)
+  } catch (cause) {
+    return `its rule threw: ${cause instanceof Error ? cause.message : String(cause)}`
+  }
+}

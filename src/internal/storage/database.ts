@@ -1,0 +1,196 @@
+/**
+ * The way to the database: connections, transactions and the meaning of errors. Statements go straight to a reserved connection,
+ * past the client's name transforms, transformers and spans: the text is ours, and a template statement alone costs 20 us more.
+ */
+import * as SqlClient from "@effect/sql/SqlClient"
+import type { Connection } from "@effect/sql/SqlConnection"
+import { SqlError } from "@effect/sql/SqlError"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
+import * as Schedule from "effect/Schedule"
+import type * as Scope from "effect/Scope"
+import { StorageError } from "../../JobsdError.js"
+import { type Dialect, type Tables, tablesOf } from "./dialect.js"
+import { bind, compile, type Statement, type Value } from "./statement.js"
+
+export type Row = { readonly [column: string]: unknown }
+export type Values = { readonly [name: string]: Value }
+
+/** Statements on one connection. Errors are the driver's: whoever opened the session says what was being done. */
+export interface Session {
+  readonly rows: (statement: Statement, values: Values) => Effect.Effect<ReadonlyArray<Row>, SqlError>
+  readonly affected: (statement: Statement, values: Values) => Effect.Effect<number, SqlError>
+  /** text without parameters, never prepared */
+  readonly run: (text: string) => Effect.Effect<ReadonlyArray<Row>, SqlError>
+}
+
+export interface Database {
+  readonly dialect: Dialect
+  readonly tables: Tables
+  /** compiles a statement for this database; done once per statement */
+  readonly statement: (source: string) => Statement
+  /** one or more statements on one connection without a transaction; may be interrupted */
+  readonly read: <A>(operation: string, use: (session: Session) => Effect.Effect<A, SqlError>) => Effect.Effect<A, StorageError>
+  /** one statement that commits by itself, or nothing: never interrupted, repeated verbatim when that is safe */
+  readonly write: <A>(operation: string, use: (session: Session) => Effect.Effect<A, SqlError>) => Effect.Effect<A, StorageError>
+  /** like `write`, all or nothing */
+  readonly transact: <A, E>(
+    operation: string,
+    use: (session: Session) => Effect.Effect<A, E>
+  ) => Effect.Effect<A, StorageError | Exclude<E, SqlError>>
+  /** the transaction of the caller's fiber, if it is one of this database's client */
+  readonly callersTransaction: Effect.Effect<Option.Option<Session>>
+  readonly failed: (operation: string, committing: boolean) => (error: SqlError) => StorageError
+}
+
+const sessionOn = (connection: Connection): Session => ({
+  rows: (statement, values) => connection.execute(statement.text, bind(statement, values), undefined),
+  affected: (statement, values) => Effect.map(connection.executeRaw(statement.text, bind(statement, values)), affectedRows),
+  // suspended: the SQLite driver prepares when the effect is made, and PRAGMA busy_timeout acts when it is prepared
+  run: (text) => Effect.suspend(() => connection.executeUnprepared(text, [], undefined))
+})
+
+const affectedRows = (raw: unknown): number => {
+  const answer = raw as { readonly rowCount?: number | null; readonly affectedRows?: number; readonly changes?: number }
+  return answer.rowCount ?? answer.affectedRows ?? answer.changes ?? 0
+}
+
+/** A context without the transaction that its fiber may have open. */
+export const withoutTransaction = <R>(context: Context.Context<R>): Context.Context<R> =>
+  Context.omit(SqlClient.TransactionConnection)(context as Context.Context<R | SqlClient.TransactionConnection>) as Context.Context<R>
+
+/** Runs an effect, and all fibers it forks, outside of any transaction its caller may have open. */
+export const outsideTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.mapInputContext(effect, (context: Context.Context<R>) => withoutTransaction(context))
+
+/** what is definite is tried again for about ten seconds; what a lost connection left open, three times, since writes are idempotent */
+const again = {
+  contention: Schedule.exponential("5 millis", 1.5).pipe(
+    Schedule.union(Schedule.spaced("200 millis")),
+    Schedule.jittered,
+    Schedule.upTo("10 seconds")
+  ),
+  lost: Schedule.exponential("50 millis").pipe(Schedule.jittered, Schedule.intersect(Schedule.recurs(3)))
+}
+
+const reasonOf = (error: unknown) => (error instanceof StorageError ? error.reason : undefined)
+
+const retried = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+  effect.pipe(
+    Effect.retry({ schedule: again.contention, while: (error) => reasonOf(error) === "contention" }),
+    Effect.retry({
+      schedule: again.lost,
+      while: (error) => reasonOf(error) === "ambiguous" || reasonOf(error) === "unavailable"
+    })
+  )
+
+export const make = (sql: SqlClient.SqlClient, dialect: Dialect, tablePrefix: string): Effect.Effect<Database, StorageError> =>
+  Effect.gen(function* () {
+    const failed = (operation: string, committing: boolean) => (error: SqlError) => {
+      const failure = dialect.failure(error)
+      return new StorageError({
+        operation,
+        reason:
+          failure === "connection" ? (committing ? "ambiguous" : "unavailable") : failure === "unique" ? "rejected" : failure,
+        cause: error.cause ?? error
+      })
+    }
+
+    // never interrupted: sql-pg loses the slot of the pool for good when a fiber waiting for it is
+    const reserve: Effect.Effect<Connection, SqlError, Scope.Scope> = Effect.uninterruptible(sql.reserve)
+
+    // better-sqlite3 waits for a lock synchronously, 5 s by default, and stops the event loop meanwhile: fail at once, and
+    // try again from here. The setting is the connection's, which is the user's too, so it is put back.
+    const withoutBusyWait = <A, E>(session: Session, effect: Effect.Effect<A, E>): Effect.Effect<A, E | SqlError> =>
+      dialect.name !== "sqlite"
+        ? effect
+        : Effect.flatMap(session.run("PRAGMA busy_timeout"), (rows) => {
+            const before = Number(rows[0]?.timeout ?? 0)
+            return before === 0
+              ? effect
+              : Effect.zipRight(
+                  session.run("PRAGMA busy_timeout = 0"),
+                  Effect.ensuring(effect, Effect.ignore(session.run(`PRAGMA busy_timeout = ${before}`)))
+                )
+          })
+
+    const onConnection = <A>(use: (session: Session) => Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> =>
+      Effect.scoped(
+        Effect.flatMap(reserve, (connection) => {
+          const session = sessionOn(connection)
+          return withoutBusyWait(session, use(session))
+        })
+      )
+
+    const read: Database["read"] = (operation, use) =>
+      retried(Effect.mapError(onConnection(use), failed(operation, false)))
+
+    const write: Database["write"] = (operation, use) =>
+      Effect.uninterruptible(
+        retried(
+          Effect.mapError(
+            onConnection((session) =>
+              dialect.beforeWrite === null ? use(session) : Effect.zipRight(session.run(dialect.beforeWrite), use(session))
+            ),
+            failed(operation, true)
+          )
+        )
+      )
+
+    const translated =
+      (operation: string, committing: boolean) =>
+      <E>(error: E): Exclude<E, SqlError> | StorageError =>
+        error instanceof SqlError ? failed(operation, committing)(error) : (error as Exclude<E, SqlError>)
+
+    const transaction = <A, E>(operation: string, session: Session, use: (session: Session) => Effect.Effect<A, E>) =>
+      Effect.gen(function* () {
+        if (dialect.beforeWrite !== null) yield* session.run(dialect.beforeWrite)
+        yield* session.run(dialect.begin)
+        const exit = yield* Effect.exit(use(session))
+        if (Exit.isFailure(exit)) {
+          // a server that has already rolled back, or is gone, answers with an error that says nothing new
+          yield* Effect.ignore(session.run("ROLLBACK"))
+          return yield* exit
+        }
+        return exit.value
+      }).pipe(
+        Effect.mapError(translated(operation, false)),
+        Effect.zipLeft(Effect.mapError(session.run("COMMIT"), failed(operation, true)))
+      )
+
+    const transact: Database["transact"] = (operation, use) =>
+      Effect.uninterruptible(
+        retried(
+          Effect.scoped(
+            Effect.flatMap(reserve, (connection) => {
+              const session = sessionOn(connection)
+              return withoutBusyWait(session, transaction(operation, session, use))
+            })
+          ).pipe(Effect.mapError(translated(operation, false)))
+        )
+      )
+
+    // Effect 3's transaction tag does not say whose transaction it is. Connections of one client are of one class that the
+    // client alone has (PostgreSQL, MySQL), or are one and the same object (SQLite).
+    const ours = yield* Effect.mapError(Effect.scoped(reserve), failed("connect", false))
+    const isOurs = (connection: Connection) =>
+      connection === ours || (ours.constructor !== Object && connection.constructor === ours.constructor)
+
+    const callersTransaction = Effect.map(
+      Effect.serviceOption(SqlClient.TransactionConnection),
+      Option.filterMap(([connection]) => (isOurs(connection) ? Option.some(sessionOn(connection)) : Option.none()))
+    )
+
+    return {
+      dialect,
+      tables: tablesOf(tablePrefix),
+      statement: compile(dialect.placeholders),
+      read,
+      write,
+      transact,
+      callersTransaction,
+      failed
+    }
+  })

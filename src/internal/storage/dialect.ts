@@ -1,0 +1,122 @@
+/**
+ * What the databases do differently: the words of the DDL, the clock, rows that travel as one JSON parameter, and the few
+ * statements that no common SQL can say. Everything else is written once, in the stores.
+ */
+import * as SqlClient from "@effect/sql/SqlClient"
+import type { SqlError } from "@effect/sql/SqlError"
+import { mysql } from "./dialect/mysql.js"
+import { postgres } from "./dialect/postgres.js"
+import { sqlite } from "./dialect/sqlite.js"
+import type { Placeholders } from "./statement.js"
+
+/** The tables' names, with the prefix. */
+export interface Tables {
+  readonly prefix: string
+  readonly runs: string
+  readonly attempts: string
+  readonly instances: string
+  readonly migrations: string
+}
+
+export const tablesOf = (prefix: string): Tables => ({
+  prefix,
+  runs: `${prefix}_runs`,
+  attempts: `${prefix}_attempts`,
+  instances: `${prefix}_instances`,
+  migrations: `${prefix}_migrations`
+})
+
+/** The types of the columns, by what they hold. */
+export type ColumnType = "id" | "key" | "name" | "text" | "big" | "int" | "small"
+
+/** What to make of an error of the driver. */
+export type Failure =
+  | "unique" // a unique index said no
+  | "contention" // rolled back: a deadlock, a lock held too long, a conflict
+  | "unavailable" // nothing was sent
+  | "connection" // lost on the way: a write may have happened
+  | "missingTables"
+  | "rejected"
+
+export interface Dialect {
+  readonly name: "postgres" | "mysql" | "sqlite"
+  readonly placeholders: Placeholders
+  /** the database's clock: epoch milliseconds, the same within one statement */
+  readonly now: string
+  readonly types: { readonly [T in ColumnType]: string }
+  /** `FROM <rows> d`: the rows of a JSON array of objects in one text parameter */
+  readonly rows: (parameter: string, columns: { readonly [column: string]: ColumnType }) => string
+  /** a parameter as a 64-bit integer, where the database would otherwise guess */
+  readonly big: (parameter: string) => string
+  /** a row limit: MySQL takes no number of the driver's there, so it stands in the text */
+  readonly limit: (rows: number) => string
+  /** where a statement can end with RETURNING: after INSERT and UPDATE */
+  readonly returning: boolean
+  /** what makes the planner use the index of claims, after the table's name */
+  readonly useClaimIndex: (tables: Tables) => string
+  /** `FOR UPDATE SKIP LOCKED`, where there are row locks */
+  readonly skipLocked: string
+  /** the same, waiting for the lock */
+  readonly forUpdate: string
+  readonly begin: string
+  /** sent before a transaction or a statement of ours, so that it takes no gap locks */
+  readonly beforeWrite: string | null
+  /** the claim of one queue, all priorities in order: an UPDATE that marks them */
+  readonly claim: (tables: Tables, claim: ClaimSql) => string
+  /** a parameter as an id, where the database would otherwise guess */
+  readonly id: (parameter: string) => string
+  /** after a SELECT: what other transactions have committed since ours began */
+  readonly currentRead: string
+  /** rows of one table locked, others skipped: the table has the alias r */
+  readonly skipLockedRuns: string
+  /** an UPDATE of many rows, each with its own values: the table is r, the values are d */
+  readonly updateFrom: (update: UpdateFrom) => string
+  /** an UPDATE of at most so many rows */
+  readonly updateLimited: (update: UpdateLimited) => string
+  readonly failure: (error: SqlError) => Failure
+  readonly ddl: {
+    /** after the closing parenthesis of CREATE TABLE */
+    readonly tableOptions: string
+    /** whether CREATE TABLE names the indexes: MySQL has no CREATE INDEX IF NOT EXISTS, and no partial ones */
+    readonly inlineIndexes: boolean
+    /** extra statements after the tables are made */
+    readonly tuning: (tables: Tables) => ReadonlyArray<string>
+    /** milliseconds as a readable UTC time, for the views */
+    readonly readable: (column: string) => string
+    readonly createView: string
+    /** statements that take and release the lock of migrations; where `unlock` is null, the end of the transaction releases it */
+    readonly migrationLock: (tables: Tables) => { readonly lock: string | null; readonly unlock: string | null }
+    readonly tableExists: (table: string) => string
+  }
+}
+
+export interface UpdateFrom {
+  readonly table: string
+  readonly rows: string
+  readonly set: string
+  readonly on: string
+  readonly where: string
+}
+
+export interface UpdateLimited {
+  readonly table: string
+  readonly set: string
+  readonly where: string
+  readonly limit: number
+}
+
+/** The parts of a claim that are the same on every database. */
+export interface ClaimSql {
+  /** `AND job IN (...) AND (schedule IS NULL OR schedule IN (...))` */
+  readonly known: string
+  /** `SET ...` of a claim */
+  readonly set: string
+  /** `EXISTS (...)`: this instance is alive and its lease is valid */
+  readonly alive: string
+  readonly limit: string
+  readonly columns: ReadonlyArray<string>
+}
+
+/** The dialect of a client, or null if jobsd does not know it. */
+export const dialectOf = (sql: SqlClient.SqlClient): Dialect | null =>
+  sql.onDialectOrElse({ pg: () => postgres, mysql: () => mysql, sqlite: () => sqlite, orElse: (): Dialect | null => null })

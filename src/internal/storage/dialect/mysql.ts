@@ -1,0 +1,89 @@
+/** MySQL 8 and MariaDB from 10.6: both have SKIP LOCKED and JSON_TABLE; neither has UPDATE ... RETURNING. */
+import type { SqlError } from "@effect/sql/SqlError"
+import type { ColumnType, Dialect, Failure } from "../dialect.js"
+import { errorCode, errorMessage } from "../driverError.js"
+
+const ascii = "CHARACTER SET ascii COLLATE ascii_bin"
+const unicode = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+
+const types: { readonly [T in ColumnType]: string } = {
+  id: `CHAR(36) ${ascii}`,
+  key: `CHAR(64) ${ascii}`,
+  name: `VARCHAR(128) ${unicode}`,
+  text: `LONGTEXT ${unicode}`,
+  big: "BIGINT",
+  int: "INT",
+  small: "SMALLINT"
+}
+
+// not UNIX_TIMESTAMP(NOW(3)): that is an hour wrong in the hour that a change from summer time repeats
+const now = "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) DIV 1000)"
+
+const failure = (error: SqlError): Failure => {
+  const code = errorCode(error)
+  if (code === "ER_DUP_ENTRY") return "unique"
+  // 1020 is MariaDB's "record has changed since last read" under snapshot isolation
+  if (["ER_LOCK_DEADLOCK", "ER_LOCK_WAIT_TIMEOUT", "ER_CHECKREAD", "ER_NEED_REPREPARE"].includes(code)) return "contention"
+  if (code === "ER_NO_SUCH_TABLE") return "missingTables"
+  if (
+    ["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "ER_CON_COUNT_ERROR", "ER_OPTION_PREVENTS_STATEMENT", "ER_ACCESS_DENIED_ERROR", "ER_BAD_DB_ERROR"].includes(code)
+  ) {
+    return "unavailable"
+  }
+  if (/^(PROTOCOL_|ER_SERVER_SHUTDOWN|ER_CONNECTION_KILLED|ER_QUERY_INTERRUPTED)/.test(code) || /^E(?!R_)[A-Z]+$/.test(code)) return "connection"
+  if (error.message.startsWith("Failed to acquire")) return "unavailable"
+  return code === "" && /closed state|connection.*(lost|closed)/i.test(errorMessage(error)) ? "connection" : "rejected"
+}
+
+export const mysql: Dialect = {
+  name: "mysql",
+  placeholders: "positional",
+  now,
+  types,
+  rows: (parameter, columns) =>
+    `JSON_TABLE(${parameter}, '$[*]' COLUMNS (${Object.entries(columns)
+      .map(([column, type]) => `${column} ${types[type]} PATH '$.${column}'`)
+      .join(", ")})) AS d`,
+  big: (parameter) => `CAST(${parameter} AS SIGNED)`,
+  limit: (rows) => `LIMIT ${rows}`,
+  returning: false,
+  useClaimIndex: ({ runs }) => `FORCE INDEX (${runs}_claim)`,
+  skipLocked: "FOR UPDATE SKIP LOCKED",
+  forUpdate: "FOR UPDATE",
+  begin: "BEGIN",
+  // under REPEATABLE READ a claim locks the gaps that inserts need (500 ms of waiting against 2 ms), and deadlocks
+  beforeWrite: "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
+  // the range optimizer reads one index range per priority, in order and without a sort
+  claim: ({ runs }, { alive, known, limit, set }) => `
+    UPDATE ${runs} r
+    JOIN (
+      SELECT id FROM ${runs} FORCE INDEX (${runs}_claim)
+      WHERE state = 0 AND queue = :queue AND priority IN (0, 1, 2, 3, 4, 5, 6, 7, 8, 9) AND run_at <= ${now} ${known}
+      ORDER BY priority, run_at, id
+      ${limit}
+      FOR UPDATE SKIP LOCKED
+    ) due ON due.id = r.id
+    SET ${set}
+    WHERE ${alive}`,
+  id: (parameter) => parameter,
+  // a REPEATABLE READ snapshot would not see the row that our insert has just run into
+  currentRead: "LOCK IN SHARE MODE",
+  skipLockedRuns: "FOR UPDATE SKIP LOCKED",
+  updateFrom: ({ on, rows, set, table, where }) => `UPDATE ${table} r JOIN ${rows} ON ${on} SET ${set} WHERE ${where}`,
+  updateLimited: ({ limit, set, table, where }) => `UPDATE ${table} SET ${set} WHERE ${where} LIMIT ${limit}`,
+  failure,
+  ddl: {
+    tableOptions: "ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+    inlineIndexes: true,
+    tuning: () => [],
+    readable: (column) => `TIMESTAMPADD(MICROSECOND, ${column} * 1000, '1970-01-01 00:00:00.000')`,
+    createView: "CREATE OR REPLACE VIEW",
+    // DDL commits implicitly here, so the lock is the connection's, not the transaction's
+    migrationLock: ({ prefix }) => ({
+      lock: `SELECT GET_LOCK(CONCAT(DATABASE(), '.${prefix}_migrations'), 60)`,
+      unlock: `SELECT RELEASE_LOCK(CONCAT(DATABASE(), '.${prefix}_migrations'))`
+    }),
+    tableExists: (table) =>
+      `SELECT COUNT(*) AS found FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = '${table}'`
+  }
+}

@@ -1,0 +1,92 @@
+import type { SqlError } from "@effect/sql/SqlError"
+import type { ColumnType, Dialect, Failure } from "../dialect.js"
+import { errorCode, errorMessage } from "../driverError.js"
+
+const types: { readonly [T in ColumnType]: string } = {
+  id: "uuid",
+  key: "char(64)",
+  name: "text",
+  text: "text",
+  big: "bigint",
+  int: "integer",
+  small: "smallint"
+}
+
+// stands still within a statement, moves within a transaction, and may be an index condition (clock_timestamp() may not)
+const now = "floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint"
+
+const failure = (error: SqlError): Failure => {
+  const code = errorCode(error)
+  if (code === "23505") return "unique"
+  if (code === "40001" || code === "40P01" || code === "55P03") return "contention"
+  if (code === "42P01" || code === "3F000") return "missingTables"
+  if (["57P03", "53300", "25006", "ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "28000", "28P01", "3D000"].includes(code)) {
+    return "unavailable"
+  }
+  if (/^(08|57P0)/.test(code) || /^E[A-Z]+$/.test(code)) return "connection"
+  if (error.message.startsWith("Failed to acquire")) return "unavailable"
+  // pg reports a lost socket without a code
+  return code === "" && /terminated|not queryable|closed/i.test(errorMessage(error)) ? "connection" : "rejected"
+}
+
+export const postgres: Dialect = {
+  name: "postgres",
+  placeholders: "numbered",
+  now,
+  types,
+  rows: (parameter, columns) =>
+    `json_to_recordset(${parameter}::json) AS d(${Object.entries(columns)
+      .map(([column, type]) => `${column} ${types[type]}`)
+      .join(", ")})`,
+  big: (parameter) => `${parameter}::bigint`,
+  limit: (rows) => `LIMIT ${rows}`,
+  returning: true,
+  useClaimIndex: () => "",
+  skipLocked: "FOR UPDATE SKIP LOCKED",
+  forUpdate: "FOR UPDATE",
+  begin: "BEGIN",
+  beforeWrite: null,
+  // One index range per priority: a plain ORDER BY over all of them would walk every future row of the more urgent ones
+  // (5 ms with 200,000 of them, against 0.3 ms). The lateral subqueries are pulled row by row, so no more is locked than taken.
+  claim: ({ runs }, { alive, columns, known, limit, set }) => `
+    WITH due AS MATERIALIZED (
+      SELECT c.id
+      FROM generate_series(0, 9) AS p(priority)
+      CROSS JOIN LATERAL (
+        SELECT id FROM ${runs}
+        WHERE state = 0 AND queue = :queue AND priority = p.priority AND run_at <= ${now} ${known}
+        ORDER BY run_at, id
+        ${limit}
+        FOR UPDATE SKIP LOCKED
+      ) c
+      ${limit}
+    )
+    UPDATE ${runs} r
+    SET ${set}
+    FROM due
+    WHERE r.id = due.id AND ${alive}
+    RETURNING ${columns.map((column) => `r.${column}`).join(", ")}`,
+  id: (parameter) => `${parameter}::uuid`,
+  currentRead: "",
+  skipLockedRuns: "FOR UPDATE OF r SKIP LOCKED",
+  updateFrom: ({ on, rows, set, table, where }) => `UPDATE ${table} r SET ${set} FROM ${rows} WHERE ${on} AND ${where} RETURNING id`,
+  updateLimited: ({ limit, set, table, where }) => `
+    WITH some AS MATERIALIZED (SELECT id FROM ${table} WHERE ${where} LIMIT ${limit} FOR UPDATE SKIP LOCKED)
+    UPDATE ${table} r SET ${set} FROM some WHERE r.id = some.id`,
+  failure,
+  ddl: {
+    tableOptions: "",
+    inlineIndexes: false,
+    // a queue's table dies and is born all day: clean it early
+    tuning: ({ runs }) => [
+      `ALTER TABLE ${runs} SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_analyze_scale_factor = 0.05)`
+    ],
+    readable: (column) => `to_timestamp(${column} / 1000.0)`,
+    createView: "CREATE OR REPLACE VIEW",
+    migrationLock: ({ prefix }) => ({
+      lock: `SELECT pg_advisory_xact_lock(hashtext('${prefix}_migrations'))`,
+      unlock: null
+    }),
+    tableExists: (table) => `SELECT COUNT(*) AS found FROM (SELECT to_regclass('${table}') AS oid) t WHERE oid IS NOT NULL`
+  }
+}

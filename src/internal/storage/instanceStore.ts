@@ -1,0 +1,136 @@
+/** Every question asked of the instances table. */
+import * as DateTime from "effect/DateTime"
+import * as Effect from "effect/Effect"
+import type { Instance, InstanceCounts, InstanceId } from "../../Instance.js"
+import type { StorageError } from "../../JobsdError.js"
+import type { RunId } from "../../Run.js"
+import { State } from "../lifecycle.js"
+import type { Database, Row } from "./database.js"
+import { number, string } from "./runRow.js"
+
+/** How an instance is in the table. */
+export const InstanceState = { alive: 0, draining: 1, stopped: 2, dead: 3 } as const
+
+export interface Registration {
+  readonly id: InstanceId
+  readonly host: string
+  readonly pid: number
+  readonly jobs: ReadonlyArray<string>
+  readonly schedules: ReadonlyArray<string>
+  readonly queues: { readonly [queue: string]: number }
+}
+
+/** A run that the table says is ours. */
+export interface Owned {
+  readonly id: RunId
+  readonly fence: number
+  readonly token: string
+  readonly cancelRequested: boolean
+}
+
+export interface InstanceStore {
+  readonly register: (counts: InstanceCounts) => Effect.Effect<Instance, StorageError>
+  /** renews the lease and writes the counts; null if this instance has been declared dead; else the runs it owns */
+  readonly heartbeat: (counts: InstanceCounts) => Effect.Effect<ReadonlyArray<Owned> | null, StorageError>
+  readonly drain: Effect.Effect<void, StorageError>
+  readonly stop: (counts: InstanceCounts) => Effect.Effect<void, StorageError>
+  readonly read: Effect.Effect<Instance | null, StorageError>
+  /** deletes instances that ended longer ago than this */
+  readonly forget: (millis: number) => Effect.Effect<number, StorageError>
+}
+
+const statuses = ["alive", "draining", "stopped", "dead"] as const
+
+const instance = (row: Row): Instance => ({
+  id: string(row.id) as InstanceId,
+  host: string(row.host),
+  pid: number(row.pid),
+  status: statuses[number(row.state)]!,
+  jobs: JSON.parse(string(row.jobs)),
+  schedules: JSON.parse(string(row.schedules)),
+  queues: JSON.parse(string(row.queues)),
+  startedAt: DateTime.unsafeMake(number(row.started_at)),
+  lastSeenAt: DateTime.unsafeMake(number(row.seen_at)),
+  shutdownAt: row.stopped_at === null ? null : DateTime.unsafeMake(number(row.stopped_at)),
+  counts: JSON.parse(string(row.counts))
+})
+
+export const make = (database: Database, me: Registration, leaseMillis: number): InstanceStore => {
+  const { dialect, statement, tables } = database
+  const { now } = dialect
+  const { instances, runs } = tables
+  const living = `state IN (${InstanceState.alive}, ${InstanceState.draining})`
+  const { id } = me
+
+  const insert = statement(`
+    INSERT INTO ${instances} (id, host, pid, state, jobs, schedules, queues, lease_until, started_at, seen_at, counts)
+    VALUES (:id, :host, :pid, ${InstanceState.alive}, :jobs, :schedules, :queues, ${now} + ${dialect.big(":lease")}, ${now}, ${now}, :counts)`)
+  const renew = statement(`
+    UPDATE ${instances}
+    SET lease_until = ${now} + ${dialect.big(":lease")}, seen_at = ${now}, counts = :counts
+    WHERE id = :id AND ${living}`)
+  const selectOwned = statement(`
+    SELECT id, fence, claim_token, cancel_at FROM ${runs}
+    WHERE owner = :id AND state = ${State.running}`)
+  const startDraining = statement(`UPDATE ${instances} SET state = ${InstanceState.draining} WHERE id = :id AND ${living}`)
+  const markStopped = statement(`
+    UPDATE ${instances}
+    SET state = ${InstanceState.stopped}, stopped_at = ${now}, seen_at = ${now}, counts = :counts
+    WHERE id = :id AND ${living}`)
+  const select = statement(`
+    SELECT id, host, pid, state, jobs, schedules, queues, started_at, seen_at, stopped_at, counts FROM ${instances} WHERE id = :id`)
+  const deleteEnded = statement(`
+    DELETE FROM ${instances}
+    WHERE state IN (${InstanceState.stopped}, ${InstanceState.dead}) AND seen_at < ${now} - ${dialect.big(":millis")}`)
+
+  const read = Effect.map(
+    database.read("read this instance", (session) => session.rows(select, { id })),
+    (rows) => (rows[0] === undefined ? null : instance(rows[0]))
+  )
+
+  return {
+    register: (counts) =>
+      Effect.zipRight(
+        // a repeat after a lost answer finds its own row
+        database.write("register this instance", (session) =>
+          session
+            .affected(insert, {
+              id,
+              host: me.host.slice(0, 128),
+              pid: me.pid,
+              jobs: JSON.stringify(me.jobs),
+              schedules: JSON.stringify(me.schedules),
+              queues: JSON.stringify(me.queues),
+              lease: leaseMillis,
+              counts: JSON.stringify(counts)
+            })
+            .pipe(
+              Effect.catchAll((error) => (dialect.failure(error) === "unique" ? Effect.succeed(1) : Effect.fail(error)))
+            )
+        ),
+        Effect.map(read, (found) => found!)
+      ),
+    heartbeat: (counts) =>
+      database.write("renew the lease", (session) =>
+        Effect.flatMap(session.affected(renew, { id, lease: leaseMillis, counts: JSON.stringify(counts) }), (renewed) =>
+          renewed === 0
+            ? Effect.succeed(null)
+            : Effect.map(session.rows(selectOwned, { id }), (rows) =>
+                rows.map((row) => ({
+                  id: string(row.id) as RunId,
+                  fence: number(row.fence),
+                  token: string(row.claim_token),
+                  cancelRequested: row.cancel_at !== null
+                }))
+              )
+        )
+      ),
+    drain: Effect.asVoid(database.write("start draining", (session) => session.affected(startDraining, { id }))),
+    stop: (counts) =>
+      Effect.asVoid(
+        database.write("sign off this instance", (session) => session.affected(markStopped, { id, counts: JSON.stringify(counts) }))
+      ),
+    read,
+    forget: (millis) => database.write("forget ended instances", (session) => session.affected(deleteEnded, { millis }))
+  }
+}

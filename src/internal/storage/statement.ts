@@ -1,0 +1,43 @@
+/**
+ * SQL with named parameters, turned once into a fixed text and an order of values. Only the table names, which are checked, are
+ * ever part of a text; every value travels as a parameter. Fixed texts cost nothing to build per call and can stay prepared.
+ */
+
+export type Value = string | number | null
+
+/** A text with its dialect's placeholders, and the parameter that each stands for. */
+export interface Statement {
+  readonly text: string
+  readonly names: ReadonlyArray<string>
+}
+
+/** How a dialect writes its n-th parameter, and whether one placeholder may stand in several places. */
+export type Placeholders = "numbered" | "positional"
+
+// :name, but not ::type
+const parameter = /(?<![:\w]):([a-zA-Z]\w*)/g
+
+export const compile =
+  (placeholders: Placeholders) =>
+  (source: string): Statement => {
+    const names: Array<string> = []
+    const text = source.replace(parameter, (_, name: string) => {
+      if (placeholders === "positional") {
+        names.push(name)
+        return "?"
+      }
+      const known = names.indexOf(name)
+      return `$${known === -1 ? names.push(name) : known + 1}`
+    })
+    return { text: text.replace(/\s+/g, " ").trim(), names }
+  }
+
+/** The values of a statement in their order. A name without a value is a mistake of ours. */
+export const bind = (statement: Statement, values: { readonly [name: string]: Value }): ReadonlyArray<Value> =>
+  statement.names.map((name) => {
+    const value = values[name]
+    if (value === undefined) {
+      throw new Error(`no value for :${name} in ${statement.text}`)
+    }
+    return value
+  })

@@ -1,0 +1,99 @@
+/** Span, log and metric names in one place. Payloads never appear in any of them. */
+import { liveServices } from "effect/DefaultServices"
+import * as Effect from "effect/Effect"
+import * as Metric from "effect/Metric"
+import * as Option from "effect/Option"
+import * as Tracer from "effect/Tracer"
+import * as JobsdMetrics from "../JobsdMetrics.js"
+import type { ClaimedRun } from "./storage/runRow.js"
+import { attemptOf } from "./storage/runRow.js"
+
+const untraced = liveServices.unsafeMap.get(Tracer.Tracer.key)
+
+/** whether there is a tracer to receive spans; Effect's own keeps them to itself */
+export const isTraced: Effect.Effect<boolean> = Effect.map(Effect.tracer, (tracer) => tracer !== untraced)
+
+/** `send {job}` around createRun. */
+export const sending =
+  (job: string, queue: string) =>
+  <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+    Effect.flatMap(isTraced, (traced) =>
+      traced
+        ? Effect.withSpan(effect, `send ${job}`, {
+            kind: "producer",
+            captureStackTrace: false,
+            attributes: {
+              "messaging.system": "jobsd",
+              "messaging.operation.name": "send",
+              "messaging.operation.type": "send",
+              "messaging.destination.name": queue,
+              "jobsd.job": job
+            }
+          })
+        : effect
+    )
+
+/** The W3C `traceparent` of the current span, or null. */
+export const traceparent: Effect.Effect<string | null> = Effect.map(Effect.option(Effect.currentSpan), (span) =>
+  Option.isNone(span) ? null : `00-${span.value.traceId}-${span.value.spanId}-${span.value.sampled ? "01" : "00"}`
+)
+
+const parentOf = (header: string | null): Tracer.ExternalSpan | undefined => {
+  const match = header === null ? null : /^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$/.exec(header)
+  return match === null
+    ? undefined
+    : Tracer.externalSpan({ traceId: match[1]!, spanId: match[2]!, sampled: (Number.parseInt(match[3]!, 16) & 1) === 1 })
+}
+
+/** `process {job}` around a handler, child of the span that created the run; and the run's log annotations. */
+export const processing =
+  (run: ClaimedRun, traced: boolean) =>
+  <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> => {
+    const annotated = Effect.annotateLogs(effect, { job: run.job, runId: run.id, attempt: attemptOf(run) })
+    if (!traced) return annotated
+    const parent = parentOf(run.traceparent)
+    return Effect.withSpan(annotated, `process ${run.job}`, {
+      kind: "consumer",
+      captureStackTrace: false,
+      ...(parent === undefined ? { root: true } : { parent }),
+      attributes: {
+        "messaging.system": "jobsd",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": run.queue,
+        "messaging.message.id": run.id,
+        "jobsd.job": run.job,
+        "jobsd.attempt": attemptOf(run)
+      }
+    }) as Effect.Effect<A, E, R>
+  }
+
+/** Who speaks, on every log line of a loop; loops make no spans. */
+export const loop =
+  (fiber: string) =>
+  <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+    effect.pipe(Effect.annotateLogs({ package: "jobsd", fiber }), Effect.withTracerEnabled(false))
+
+/** Counters and histograms with their tags, tagged once per value: tagging is what costs. */
+const tagged = <In, Out>(metric: Metric.Metric<any, In, Out>, ...keys: ReadonlyArray<string>) => {
+  const known = new Map<string, Metric.Metric<any, In, Out>>()
+  return (input: In, ...values: ReadonlyArray<string>): void => {
+    const key = values.join("\n")
+    let found = known.get(key)
+    if (found === undefined) {
+      found = keys.reduce((tagged, key, i) => Metric.tagged(tagged, key, values[i]!), metric)
+      known.set(key, found)
+    }
+    found.unsafeUpdate(input, [])
+  }
+}
+
+export const metrics = {
+  sent: tagged(JobsdMetrics.sent, "job"),
+  duration: tagged(JobsdMetrics.duration, "job"),
+  wait: tagged(JobsdMetrics.wait, "job"),
+  runs: tagged(JobsdMetrics.runs, "job", "outcome"),
+  rescued: tagged(JobsdMetrics.rescued),
+  stale: tagged(JobsdMetrics.stale),
+  busy: tagged(JobsdMetrics.busy, "queue")
+}
