@@ -12,7 +12,7 @@ export default defineConfig({
   },
   test: {
     include: ["test/**/*.test.ts"],
-    globalSetup: ["test/servers.ts"],
+    globalSetup: ["test/support/servers.ts"],
     testTimeout: 30_000,
     hookTimeout: 60_000
   }

@@ -93,10 +93,17 @@ export interface Dialect {
 export interface UpdateFrom {
   readonly table: string
   readonly rows: string
-  readonly set: string
+  /** the new values; none may depend on another column that changes, for MySQL assigns in no certain order */
+  readonly set: { readonly [column: string]: string }
   readonly on: string
   readonly where: string
 }
+
+/** `a = 1, b = 2`, with what stands before each column: MySQL wants it there, the others forbid it. */
+export const assignments = (set: UpdateFrom["set"], before = ""): string =>
+  Object.entries(set)
+    .map(([column, value]) => `${before}${column} = ${value}`)
+    .join(", ")
 
 export interface UpdateLimited {
   readonly table: string

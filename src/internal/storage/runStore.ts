@@ -8,7 +8,7 @@ import type { RunId, RunState } from "../../Run.js"
 import { type Settlement, State } from "../lifecycle.js"
 import type { Database, Row, Session, Values } from "./database.js"
 import type { ColumnType } from "./dialect.js"
-import { attemptOf, type ClaimedRun, claimColumns, claimedRun, number, numberOrNull, runState, stateColumns, string } from "./runRow.js"
+import { attemptOf, type ClaimedRun, claimColumns, claimedRun, number, numberOrNull, runState, stateColumns, string, stringOrNull } from "./runRow.js"
 import type { Statement } from "./statement.js"
 
 /** A run to be created. */
@@ -350,21 +350,22 @@ export const make = (database: Database, me: InstanceId, known: Known, queues: R
       table: runs,
       rows: dialect.rows(":rows", settledColumns),
       // a retry or a release of a run that is to be cancelled becomes its cancellation
-      set: `
-        state = CASE WHEN d.state = ${State.ready} AND r.cancel_at IS NOT NULL THEN ${State.cancelled} ELSE d.state END,
-        run_at = CASE WHEN d.delay IS NULL THEN r.run_at ELSE ${now} + d.delay END,
-        finished_at = CASE WHEN ${goesOn} THEN NULL ELSE ${now} END,
-        unique_key = CASE WHEN ${goesOn} THEN r.unique_key ELSE NULL END,
-        owner = NULL,
-        deadline_at = NULL,
-        errors = d.errors,
-        timeouts = d.timeouts,
-        success_count = d.success_count,
-        result = d.result,
-        error = CASE WHEN d.state = ${State.ready} AND d.delay IS NULL THEN r.error ELSE d.error END,
-        late = d.late,
-        started_at = COALESCE(d.started_at, r.started_at),
-        started_by = CASE WHEN d.started_at IS NULL THEN r.started_by ELSE ${dialect.id(":me")} END`,
+      set: {
+        state: `CASE WHEN d.state = ${State.ready} AND r.cancel_at IS NOT NULL THEN ${State.cancelled} ELSE d.state END`,
+        run_at: `CASE WHEN d.delay IS NULL THEN r.run_at ELSE ${now} + d.delay END`,
+        finished_at: `CASE WHEN ${goesOn} THEN NULL ELSE ${now} END`,
+        unique_key: `CASE WHEN ${goesOn} THEN r.unique_key ELSE NULL END`,
+        owner: "NULL",
+        deadline_at: "NULL",
+        errors: "d.errors",
+        timeouts: "d.timeouts",
+        success_count: "d.success_count",
+        result: "d.result",
+        error: `CASE WHEN d.state = ${State.ready} AND d.delay IS NULL THEN r.error ELSE d.error END`,
+        late: "d.late",
+        started_at: "COALESCE(d.started_at, r.started_at)",
+        started_by: `CASE WHEN d.started_at IS NULL THEN r.started_by ELSE ${dialect.id(":me")} END`
+      },
       on: "r.id = d.run_id",
       where: guard
     })
@@ -512,23 +513,24 @@ export const make = (database: Database, me: InstanceId, known: Known, queues: R
   const lockOrphaned = lockTroubled(orphaned)
   const lockOverdue = lockTroubled(overdue)
 
-  const takenBackColumns = { run_id: "id", fence: "big" } satisfies { [column: string]: ColumnType }
+  const takenBackColumns = { run_id: "id", fence: "big", claimed_at: "big", owner: "id" } satisfies { [column: string]: ColumnType }
   const putBack = (counter: "crashes" | "timeouts") =>
     statement(
       dialect.updateFrom({
         table: runs,
         rows: dialect.rows(":rows", takenBackColumns),
-        set: `
-          state = CASE WHEN r.cancel_at IS NULL THEN ${State.ready} ELSE ${State.cancelled} END,
-          finished_at = CASE WHEN r.cancel_at IS NULL THEN NULL ELSE ${now} END,
-          unique_key = CASE WHEN r.cancel_at IS NULL THEN r.unique_key ELSE NULL END,
-          run_at = ${now},
-          fence = r.fence + 1,
-          ${counter} = r.${counter} + 1,
-          started_at = r.claimed_at,
-          started_by = r.owner,
-          owner = NULL,
-          deadline_at = NULL`,
+        set: {
+          state: `CASE WHEN r.cancel_at IS NULL THEN ${State.ready} ELSE ${State.cancelled} END`,
+          finished_at: `CASE WHEN r.cancel_at IS NULL THEN NULL ELSE ${now} END`,
+          unique_key: "CASE WHEN r.cancel_at IS NULL THEN r.unique_key ELSE NULL END",
+          run_at: now,
+          fence: "r.fence + 1",
+          [counter]: `r.${counter} + 1`,
+          started_at: "d.claimed_at",
+          started_by: "d.owner",
+          owner: "NULL",
+          deadline_at: "NULL"
+        },
         on: "r.id = d.run_id",
         where: `r.fence = d.fence AND r.state = ${State.running}`
       })
@@ -554,13 +556,22 @@ export const make = (database: Database, me: InstanceId, known: Known, queues: R
               fence: number(row.fence),
               attempt: number(row.errors) + number(row.timeouts) + number(row.crashes) + 1,
               started_at: orAbsent(numberOrNull(row.claimed_at)),
-              instance: orAbsent(row.owner === null ? null : string(row.owner)),
+              instance: orAbsent(stringOrNull(row.owner)),
               outcome,
               error: outcome === "crash" ? "the instance that ran it died" : "it ran over its time, and its instance did not stop it"
             }))
           )
         })
-        yield* session.affected(back, { rows: json(troubled.map((row) => ({ run_id: string(row.id), fence: number(row.fence) }))) })
+        yield* session.affected(back, {
+          rows: json(
+            troubled.map((row) => ({
+              run_id: string(row.id),
+              fence: number(row.fence),
+              claimed_at: orAbsent(numberOrNull(row.claimed_at)),
+              owner: orAbsent(stringOrNull(row.owner))
+            }))
+          )
+        })
         return troubled.length
       })
     )

@@ -1,6 +1,6 @@
 /** MySQL 8 and MariaDB from 10.6: both have SKIP LOCKED and JSON_TABLE; neither has UPDATE ... RETURNING. */
 import type { SqlError } from "@effect/sql/SqlError"
-import type { ColumnType, Dialect, Failure } from "../dialect.js"
+import { assignments, type ColumnType, type Dialect, type Failure } from "../dialect.js"
 import { errorCode, errorMessage } from "../driverError.js"
 
 const ascii = "CHARACTER SET ascii COLLATE ascii_bin"
@@ -69,7 +69,7 @@ export const mysql: Dialect = {
   // a REPEATABLE READ snapshot would not see the row that our insert has just run into
   currentRead: "LOCK IN SHARE MODE",
   skipLockedRuns: "FOR UPDATE SKIP LOCKED",
-  updateFrom: ({ on, rows, set, table, where }) => `UPDATE ${table} r JOIN ${rows} ON ${on} SET ${set} WHERE ${where}`,
+  updateFrom: ({ on, rows, set, table, where }) => `UPDATE ${table} r JOIN ${rows} ON ${on} SET ${assignments(set, "r.")} WHERE ${where}`,
   updateLimited: ({ limit, set, table, where }) => `UPDATE ${table} SET ${set} WHERE ${where} LIMIT ${limit}`,
   failure,
   ddl: {

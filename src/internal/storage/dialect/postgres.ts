@@ -1,5 +1,5 @@
 import type { SqlError } from "@effect/sql/SqlError"
-import type { ColumnType, Dialect, Failure } from "../dialect.js"
+import { assignments, type ColumnType, type Dialect, type Failure } from "../dialect.js"
 import { errorCode, errorMessage } from "../driverError.js"
 
 const types: { readonly [T in ColumnType]: string } = {
@@ -69,10 +69,10 @@ export const postgres: Dialect = {
   id: (parameter) => `${parameter}::uuid`,
   currentRead: "",
   skipLockedRuns: "FOR UPDATE OF r SKIP LOCKED",
-  updateFrom: ({ on, rows, set, table, where }) => `UPDATE ${table} r SET ${set} FROM ${rows} WHERE ${on} AND ${where} RETURNING id`,
+  updateFrom: ({ on, rows, set, table, where }) => `UPDATE ${table} r SET ${assignments(set)} FROM ${rows} WHERE ${on} AND ${where} RETURNING id`,
   updateLimited: ({ limit, set, table, where }) => `
-    WITH some AS MATERIALIZED (SELECT id FROM ${table} WHERE ${where} LIMIT ${limit} FOR UPDATE SKIP LOCKED)
-    UPDATE ${table} r SET ${set} FROM some WHERE r.id = some.id`,
+    WITH chosen AS MATERIALIZED (SELECT id FROM ${table} WHERE ${where} LIMIT ${limit} FOR UPDATE SKIP LOCKED)
+    UPDATE ${table} r SET ${set} FROM chosen WHERE r.id = chosen.id`,
   failure,
   ddl: {
     tableOptions: "",

@@ -1,5 +1,5 @@
 import type { SqlError } from "@effect/sql/SqlError"
-import type { ColumnType, Dialect, Failure } from "../dialect.js"
+import { assignments, type ColumnType, type Dialect, type Failure } from "../dialect.js"
 import { errorCode, errorMessage } from "../driverError.js"
 
 const types: { readonly [T in ColumnType]: string } = {
@@ -60,7 +60,7 @@ export const sqlite: Dialect = {
   id: (parameter) => parameter,
   currentRead: "",
   skipLockedRuns: "",
-  updateFrom: ({ on, rows, set, table, where }) => `UPDATE ${table} AS r SET ${set} FROM ${rows} WHERE ${on} AND ${where} RETURNING id`,
+  updateFrom: ({ on, rows, set, table, where }) => `UPDATE ${table} AS r SET ${assignments(set)} FROM ${rows} WHERE ${on} AND ${where} RETURNING id`,
   updateLimited: ({ limit, set, table, where }) =>
     `UPDATE ${table} SET ${set} WHERE id IN (SELECT id FROM ${table} WHERE ${where} LIMIT ${limit})`,
   failure,

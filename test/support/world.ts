@@ -1,0 +1,95 @@
+/** What tests say about a world of instances on one database: start some, create runs, wait for a state. */
+import { SqlClient } from "@effect/sql"
+import { Context, Duration, Effect, ExecutionStrategy, Exit, Layer, Scope } from "effect"
+import { Job, Jobsd, type Run } from "jobsd"
+
+let prefixes = 0
+
+/** Tables of its own for each test. */
+export const freshPrefix = (): string => `t${prefixes++}`
+
+/** An instance in the scope of the test, and the means to stop it earlier. */
+export interface Started extends Jobsd.Jobsd.Service {
+  readonly stop: Effect.Effect<void>
+}
+
+type Options<Jobs extends ReadonlyArray<Job.Job.Any>> = Parameters<typeof Jobsd.layer<Jobs>>[0]
+
+/** Fast loops: a test should not wait for a poll. */
+const quick = { pollInterval: "200 millis", timeoutCheck: "200 millis", shutdownTimeout: "2 seconds" } as const
+
+/** The instances of one test, on tables of their own. */
+export const makeWorld = Effect.gen(function* () {
+  const prefix = freshPrefix()
+  const sql = yield* SqlClient.SqlClient
+  const outer = yield* Effect.scope
+
+  const build = <E>(layer: Layer.Layer<Jobsd.Jobsd, E, SqlClient.SqlClient>): Effect.Effect<Started, E> =>
+    Effect.gen(function* () {
+      const scope = yield* Scope.fork(outer, ExecutionStrategy.sequential)
+      const context = yield* Layer.buildWithScope(Layer.provide(layer, Layer.succeed(SqlClient.SqlClient, sql)), scope)
+      return { ...Context.get(context, Jobsd.Jobsd), stop: Scope.close(scope, Exit.void) }
+    })
+
+  return {
+    prefix,
+    sql,
+    /** starts an instance with these handlers */
+    start: <const Jobs extends ReadonlyArray<Job.Job.Any>, E, R extends SqlClient.SqlClient>(
+      handlers: Layer.Layer<Job.Job.HandlerOf<Jobs[number]>, E, R>,
+      options: Options<Jobs>
+    ) => build(Layer.provide(Jobsd.layer({ tablePrefix: prefix, ...quick, ...options }), handlers) as Layer.Layer<Jobsd.Jobsd, E, SqlClient.SqlClient>),
+    /** makes the tables, without an instance */
+    migrate: Effect.provideService(Jobsd.migrate({ tablePrefix: prefix }), SqlClient.SqlClient, sql),
+    /** a client that handles nothing */
+    client: (settings: Jobsd.Settings = {}) => build(Jobsd.layerClient({ tablePrefix: prefix, ...settings })),
+    /** rows of a table, named without its prefix */
+    rows: <A extends object = Record<string, unknown>>(table: "runs" | "attempts" | "instances" | "runs_view" | "instances_view", rest = "") =>
+      Effect.orDie(sql.unsafe<A>(`SELECT * FROM ${prefix}_${table} ${rest}`)),
+    /** any statement; `@` stands for the prefix */
+    unsafe: (text: string) => Effect.orDie(sql.unsafe<Record<string, unknown>>(text.replaceAll("@", prefix)))
+  }
+})
+
+export type World = Effect.Effect.Success<typeof makeWorld>
+
+/** Repeats a look until it shows what is expected; fails with what it showed last. */
+export const eventually = <A, E, R>(
+  look: Effect.Effect<A, E, R>,
+  expected: (seen: A) => boolean,
+  within: Duration.DurationInput = "10 seconds"
+): Effect.Effect<A, E, R> =>
+  Effect.gen(function* () {
+    const givenUpAt = Date.now() + Duration.toMillis(within)
+    for (;;) {
+      const seen = yield* look
+      if (expected(seen)) return seen
+      if (Date.now() > givenUpAt) {
+        throw new Error(`not within ${Duration.format(Duration.decode(within))}; seen last: ${JSON.stringify(seen, null, 1)}`)
+      }
+      yield* Effect.sleep("10 millis")
+    }
+  })
+
+/** Waits until a run is in one of these states. */
+export const reaches = (
+  jobsd: Pick<Jobsd.Jobsd.Service, "getRunState">,
+  id: Run.RunId,
+  ...statuses: ReadonlyArray<Run.RunStatus>
+) => eventually(jobsd.getRunState(id), (state) => statuses.includes(state.status))
+
+/** A job whose handler runs this effect, and how often it was called. */
+export const counted = <Name extends string>(name: Name, work: Effect.Effect<unknown, unknown> = Effect.void) => {
+  const job = Job.make(name)
+  const calls: Array<Run.RunInfo> = []
+  return {
+    job,
+    calls,
+    live: job.toLayer((_, run) =>
+      Effect.zipRight(
+        Effect.sync(() => calls.push(run)),
+        work
+      )
+    )
+  }
+}
