@@ -20,9 +20,7 @@ import * as Schema from "effect/Schema"
  * @since 0.1.0
  * @category models
  */
-export const InstanceId: Schema.brand<typeof Schema.UUID, "jobsd/InstanceId"> = Schema.UUID.pipe(
-  Schema.brand("jobsd/InstanceId")
-)
+export const InstanceId: Schema.brand<typeof Schema.UUID, "jobsd/InstanceId"> = Schema.UUID.pipe(Schema.brand("jobsd/InstanceId"))
 
 /**
  * The id of an instance: a UUID made afresh at every start.

@@ -216,11 +216,8 @@ const Proto = {
   }
 }
 
-type PayloadType<P> = P extends Schema.Schema<infer A, any, never>
-  ? A
-  : P extends Schema.Struct.Fields
-    ? Schema.Schema.Type<Schema.Struct<P>>
-    : never
+type PayloadType<P> =
+  P extends Schema.Schema<infer A, any, never> ? A : P extends Schema.Struct.Fields ? Schema.Schema.Type<Schema.Struct<P>> : never
 
 /**
  * Makes a job. The name travels in the database, so it must stay the same for as long as there are runs of it.

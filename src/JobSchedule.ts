@@ -77,11 +77,7 @@ const nicknames: { readonly [nickname: string]: string } = {
   "@hourly": "0 * * * *"
 }
 
-const parse = (
-  name: string,
-  expression: string,
-  timeZone: string | DateTime.TimeZone
-): Either.Either<Cron.Cron, ScheduleError> =>
+const parse = (name: string, expression: string, timeZone: string | DateTime.TimeZone): Either.Either<Cron.Cron, ScheduleError> =>
   Either.mapLeft(
     Cron.parse(nicknames[expression.trim().toLowerCase()] ?? expression, timeZone),
     (error) => new ScheduleError({ schedule: name, issue: `"${expression}" is not a cron expression: ${error.message}` })
@@ -107,11 +103,8 @@ const parse = (
  * @since 0.1.0
  * @category constructors
  */
-export const cron = (
-  name: string,
-  expression: string | Cron.Cron,
-  timeZone: string | DateTime.TimeZone = "UTC"
-): JobSchedule => Either.getOrThrowWith(cronEither(name, expression, timeZone), (error) => error)
+export const cron = (name: string, expression: string | Cron.Cron, timeZone: string | DateTime.TimeZone = "UTC"): JobSchedule =>
+  Either.getOrThrowWith(cronEither(name, expression, timeZone), (error) => error)
 
 /**
  * Like `cron`, with the error as a value: for expressions that come from a configuration.
@@ -135,17 +128,15 @@ export const cronEither = (
   expression: string | Cron.Cron,
   timeZone: string | DateTime.TimeZone = "UTC"
 ): Either.Either<JobSchedule, ScheduleError> =>
-  Either.flatMap(
-    typeof expression === "string" ? parse(name, expression, timeZone) : Either.right(expression),
-    (cron) =>
-      Either.try({
-        try: () => {
-          // Cron finds out only here that a date never comes
-          Cron.next(cron, new Date(0))
-          return make(name, (after) => DateTime.unsafeMake(Cron.next(cron, DateTime.toDate(after))))
-        },
-        catch: () => new ScheduleError({ schedule: name, issue: "its date never comes" })
-      })
+  Either.flatMap(typeof expression === "string" ? parse(name, expression, timeZone) : Either.right(expression), (cron) =>
+    Either.try({
+      try: () => {
+        // Cron finds out only here that a date never comes
+        Cron.next(cron, new Date(0))
+        return make(name, (after) => DateTime.unsafeMake(Cron.next(cron, DateTime.toDate(after))))
+      },
+      catch: () => new ScheduleError({ schedule: name, issue: "its date never comes" })
+    })
   )
 
 /**

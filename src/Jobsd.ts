@@ -219,8 +219,7 @@ type PayloadArguments<Payload> = [Payload] extends [void]
 export const createRun = <Payload>(
   job: Job<any, Payload, any, any>,
   ...[payload, options]: PayloadArguments<Payload>
-): Effect.Effect<RunId, Jobsd.CreateRunError, Jobsd> =>
-  Effect.flatMap(Jobsd, (jobsd) => jobsd.createRun(job, payload as Payload, options))
+): Effect.Effect<RunId, Jobsd.CreateRunError, Jobsd> => Effect.flatMap(Jobsd, (jobsd) => jobsd.createRun(job, payload as Payload, options))
 
 /**
  * Ends a run and the chain it belongs to: nothing follows it, and its unique key is free. A waiting run is cancelled at once; a

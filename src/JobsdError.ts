@@ -222,10 +222,10 @@ export class RunNotFound extends Schema.TaggedError<RunNotFound>("jobsd/RunNotFo
  * @since 0.1.0
  * @category errors
  */
-export class SchemaVersionError extends Schema.TaggedError<SchemaVersionError>("jobsd/SchemaVersionError")(
-  "SchemaVersionError",
-  { found: Schema.Number, supported: Schema.Number }
-) {
+export class SchemaVersionError extends Schema.TaggedError<SchemaVersionError>("jobsd/SchemaVersionError")("SchemaVersionError", {
+  found: Schema.Number,
+  supported: Schema.Number
+}) {
   /** @since 0.1.0 */
   override get message(): string {
     return this.found > this.supported

@@ -56,11 +56,7 @@ export const duration: Metric.Metric.Histogram<number> = Metric.histogram(
  * @since 0.1.0
  * @category metrics
  */
-export const wait: Metric.Metric.Histogram<number> = Metric.histogram(
-  "jobsd.run.wait.duration",
-  seconds,
-  "seconds from due to claimed"
-)
+export const wait: Metric.Metric.Histogram<number> = Metric.histogram("jobsd.run.wait.duration", seconds, "seconds from due to claimed")
 
 /**
  * Recorded outcomes, by `job` and `outcome` (succeeded, failed, retried, cancelled, released).

@@ -26,8 +26,7 @@ export interface Local {
   readonly cancel: (id: string) => void
 }
 
-const check = (option: string, issue: string | null) =>
-  issue === null ? Effect.void : Effect.fail(new OptionError({ option, issue }))
+const check = (option: string, issue: string | null) => (issue === null ? Effect.void : Effect.fail(new OptionError({ option, issue })))
 
 const encodePayload = (job: Job.Any, payload: unknown, limit: number): Effect.Effect<string, PayloadError> =>
   Effect.flatMap(
@@ -70,7 +69,10 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
       yield* check("priority", priorityIssue(priority))
       yield* check("schedule", schedule === undefined ? null : nameIssue(schedule.name))
       yield* check("unique", unique === undefined ? null : unique.length === 0 ? "expected at least 1 character" : textIssue(unique))
-      yield* check("limit", limit === undefined || (Number.isInteger(limit) && limit >= 1 && limit < 2 ** 31) ? null : "expected an integer of at least 1")
+      yield* check(
+        "limit",
+        limit === undefined || (Number.isInteger(limit) && limit >= 1 && limit < 2 ** 31) ? null : "expected an integer of at least 1"
+      )
       yield* check("limit", limit !== undefined && schedule === undefined ? "expected a schedule with it" : null)
       const delay = Duration.decodeUnknown(options.delay ?? 0)
       if (Option.isNone(delay) || !Duration.isFinite(delay.value)) {

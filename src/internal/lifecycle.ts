@@ -59,8 +59,7 @@ export interface Settlement {
 const within = (count: number, limit: number | null) => limit === null || count <= limit
 
 /** Whether a claimed run may start: its crashes, and the timeouts others saw, must be within their budgets. */
-export const budgetLeft = (run: Attempted): boolean =>
-  within(run.crashes, run.maxCrashes) && within(run.timeouts, run.maxTimeouts)
+export const budgetLeft = (run: Attempted): boolean => within(run.crashes, run.maxCrashes) && within(run.timeouts, run.maxTimeouts)
 
 /** Whether an outcome leads to another attempt, if the backoff goes on. The settler asks for the delay only then. */
 export const wantsRetry = (run: Attempted, outcome: Outcome): boolean =>
@@ -125,9 +124,7 @@ export const settle = (run: Attempted, outcome: Outcome, facts: Facts): Settleme
 
 /** Whether settling this outcome will ask for the schedule's next moment. */
 export const wantsSuccessor = (run: Attempted, outcome: Outcome): boolean =>
-  outcome._tag !== "Released" &&
-  outcome._tag !== "Cancelled" &&
-  chainGoesOn(run, run.successCount + (outcome._tag === "Succeeded" ? 1 : 0))
+  outcome._tag !== "Released" && outcome._tag !== "Cancelled" && chainGoesOn(run, run.successCount + (outcome._tag === "Succeeded" ? 1 : 0))
 
 /**
  * The moment of the run that follows: the rule applied to the moment its predecessor was due, so that nothing drifts; if that has

@@ -65,9 +65,9 @@ export const defaults = {
 export const nameIssue = (name: string): string | null =>
   typeof name !== "string" || name.length < 1 || name.length > 128
     ? "expected 1 to 128 characters"
-    : textIssue(name) ??
+    : (textIssue(name) ??
       // MySQL compares "a" and "a " as equal
-      (name !== name.trim() ? "expected no blanks at its ends" : null)
+      (name !== name.trim() ? "expected no blanks at its ends" : null))
 
 /** Text that every database stores as it is: no NUL, no half of a surrogate pair. */
 export const textIssue = (text: string): string | null =>

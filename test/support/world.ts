@@ -1,6 +1,6 @@
 /** What tests say about a world of instances on one database: start some, create runs, wait for a state. */
 import { SqlClient } from "@effect/sql"
-import { Context, Duration, Effect, ExecutionStrategy, Exit, Layer, Scope } from "effect"
+import { Context, Duration, Effect, ExecutionStrategy, Exit, HashMap, Layer, Logger, Scope } from "effect"
 import { Job, Jobsd, type Run } from "jobsd"
 
 let prefixes = 0
@@ -18,22 +18,42 @@ type Options<Jobs extends ReadonlyArray<Job.Job.Any>> = Parameters<typeof Jobsd.
 /** Fast loops: a test should not wait for a poll. */
 const quick = { pollInterval: "200 millis", timeoutCheck: "200 millis", shutdownTimeout: "2 seconds" } as const
 
+/** What was logged by the instances of a test, instead of on the screen. */
+export interface LogEntry {
+  readonly level: string
+  readonly message: string
+  readonly annotations: { readonly [key: string]: unknown }
+}
+
 /** The instances of one test, on tables of their own. */
 export const makeWorld = Effect.gen(function* () {
   const prefix = freshPrefix()
+  const logs: Array<LogEntry> = []
+  const collecting = Logger.replace(
+    Logger.defaultLogger,
+    Logger.make(({ annotations, cause, logLevel, message }) => {
+      const texts = (Array.isArray(message) ? message : [message]).map((part) => (typeof part === "string" ? part : JSON.stringify(part)))
+      logs.push({
+        level: logLevel.label,
+        message: [...texts, ...(cause._tag === "Empty" ? [] : [String(cause)])].join(" "),
+        annotations: Object.fromEntries(HashMap.toEntries(annotations))
+      })
+    })
+  )
   const sql = yield* SqlClient.SqlClient
   const outer = yield* Effect.scope
 
   const build = <E>(layer: Layer.Layer<Jobsd.Jobsd, E, SqlClient.SqlClient>): Effect.Effect<Started, E> =>
     Effect.gen(function* () {
       const scope = yield* Scope.fork(outer, ExecutionStrategy.sequential)
-      const context = yield* Layer.buildWithScope(Layer.provide(layer, Layer.succeed(SqlClient.SqlClient, sql)), scope)
+      const context = yield* Layer.buildWithScope(Layer.provide(layer, Layer.merge(Layer.succeed(SqlClient.SqlClient, sql), collecting)), scope)
       return { ...Context.get(context, Jobsd.Jobsd), stop: Scope.close(scope, Exit.void) }
     })
 
   return {
     prefix,
     sql,
+    logs,
     /** starts an instance with these handlers */
     start: <const Jobs extends ReadonlyArray<Job.Job.Any>, E, R extends SqlClient.SqlClient>(
       handlers: Layer.Layer<Job.Job.HandlerOf<Jobs[number]>, E, R>,

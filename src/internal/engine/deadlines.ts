@@ -2,7 +2,7 @@
  * What is to happen when an attempt has run for too long, in the order of the deadlines. One fiber for all attempts: a timer race
  * for each costs 75-150 us.
  */
-import * as Clock from "effect/Clock"
+import type * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import { make as makeWake } from "./wake.js"
 

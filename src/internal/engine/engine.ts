@@ -24,7 +24,7 @@ import * as makeDeadlines from "./deadlines.js"
 import * as makeHeartbeat from "./heartbeat.js"
 import * as makePoller from "./poller.js"
 import * as makeRunner from "./runner.js"
-import { make as makeSettler, reconnect } from "./settler.js"
+import { make as makeSettler } from "./settler.js"
 import { housekeeping, sweep } from "./sweeper.js"
 import * as makeWorkerPool from "./workerPool.js"
 
@@ -172,10 +172,7 @@ export const start = (options: EngineOptions): Effect.Effect<Engine, StorageErro
 
     const current = yield* Ref.make<Option.Option<Session>>(Option.none())
     yield* Effect.addFinalizer(() =>
-      Effect.flatMap(
-        Ref.get(current),
-        Option.match({ onNone: () => Effect.void, onSome: (session) => session.shutdown(orderly) })
-      )
+      Effect.flatMap(Ref.get(current), Option.match({ onNone: () => Effect.void, onSome: (session) => session.shutdown(orderly) }))
     )
     const first = yield* startSession(options)
     let latest: Session = first
@@ -191,11 +188,11 @@ export const start = (options: EngineOptions): Effect.Effect<Engine, StorageErro
         })
       )
       latest = yield* startSession(options).pipe(
-        Effect.tapError((error) => Effect.logWarning("could not register; trying again", error)),
-        Effect.retry(reconnect),
-        Effect.orDie,
         Effect.tap((session) => Ref.set(current, Option.some(session))),
-        Effect.uninterruptible
+        Effect.uninterruptible,
+        Effect.tapError((error) => Effect.logWarning("could not register; trying again", error)),
+        Effect.retry(Schedule.jittered(Schedule.union(Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")))),
+        Effect.orDie
       )
     }).pipe(Effect.forever, asLoop("engine"), Effect.interruptible, Effect.forkScoped)
 

@@ -6,8 +6,7 @@ import type { RunStore } from "../storage/runStore.js"
 import { uuidv7 } from "../uuid.js"
 import { monotonicMillis } from "./deadlines.js"
 import type { Runner } from "./runner.js"
-import { reconnect } from "./settler.js"
-import { make as makeWake } from "./wake.js"
+import { makePatience, make as makeWake } from "./wake.js"
 import type { WorkerPool } from "./workerPool.js"
 
 export interface Poller {
@@ -45,6 +44,7 @@ export const make = (options: {
         })
       })
 
+    const patience = makePatience()
     // the queues whose last claim was as large as asked: there may be more, so claim again without looking first
     const full = new Set<string>()
 
@@ -68,12 +68,11 @@ export const make = (options: {
         // something is due that could not be claimed: somebody else has it, so do not ask again at once
         if (claimed > 0 && pool.free() > 0) pause = 0
       }
+      patience.reset()
       return pause
     }).pipe(
       Effect.sandbox,
-      Effect.tapError((cause) => Effect.logWarning("could not claim runs; trying again", cause)),
-      Effect.retry(reconnect),
-      Effect.orDie
+      Effect.catchAll((cause) => Effect.zipRight(Effect.logWarning("could not claim runs; trying again", cause), patience.pause))
     )
 
     return { wake, loop: loop(turn) }

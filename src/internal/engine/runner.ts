@@ -1,7 +1,7 @@
 /** One attempt: decode -> handler under its deadline -> outcome. The reason of every interruption of ours is kept beside the fiber. */
 import * as Cause from "effect/Cause"
-import * as Clock from "effect/Clock"
-import * as Context from "effect/Context"
+import type * as Clock from "effect/Clock"
+import type * as Context from "effect/Context"
 import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -13,8 +13,8 @@ import * as Schema from "effect/Schema"
 import type { InstanceId } from "../../Instance.js"
 import type { Job } from "../../Job.js"
 import type { RunInfo } from "../../Run.js"
-import { budgetLeft, type Outcome } from "../lifecycle.js"
 import { describeParseError, errorText } from "../failureText.js"
+import { budgetLeft, type Outcome } from "../lifecycle.js"
 import type { Resolved } from "../settings.js"
 import { attemptOf, type ClaimedRun } from "../storage/runRow.js"
 import { metrics, processing } from "../telemetry.js"
@@ -84,7 +84,10 @@ export const make = (options: {
   const attempt = ({ handle, job, traced }: HandledJob, run: ClaimedRun, startedAt: number) => {
     const work = Effect.suspend(() => {
       const decoded = Effect.mapError(
-        Effect.try({ try: () => (run.payload === "" ? undefined : JSON.parse(run.payload)), catch: () => new DecodeFailure("it is not JSON") }),
+        Effect.try({
+          try: () => (run.payload === "" ? undefined : JSON.parse(run.payload)),
+          catch: () => new DecodeFailure("it is not JSON")
+        }),
         (failure) => failure
       ).pipe(
         Effect.flatMap((encoded) =>
@@ -151,8 +154,14 @@ export const make = (options: {
 
   const text = (value: string) => settings.redact(value)
 
-  const outcomeOf = (exit: Exit.Exit<string | null, unknown>, reason: Reason | null, run: ClaimedRun, job: Job.Any): Outcome | null => {
-    if (Exit.isSuccess(exit)) return { _tag: "Succeeded", result: exit.value, late: reason === "timeout" }
+  const outcomeOf = (
+    exit: Exit.Exit<string | null, unknown>,
+    reason: Reason | null,
+    run: ClaimedRun,
+    job: Job.Any,
+    late: boolean
+  ): Outcome | null => {
+    if (Exit.isSuccess(exit)) return { _tag: "Succeeded", result: exit.value, late }
     if (reason === null || !Cause.isInterrupted(exit.cause)) return failureOutcome(exit.cause, job)
     switch (reason) {
       case "timeout":
@@ -216,8 +225,9 @@ export const make = (options: {
     fiber.addObserver((exit) => {
       callOff?.()
       running.delete(run.id)
-      metrics.duration((monotonicMillis(clock) - before) / 1000, run.job)
-      settleOnce(outcomeOf(exit, entry.reason, run, handled.job))
+      const took = monotonicMillis(clock) - before
+      metrics.duration(took / 1000, run.job)
+      settleOnce(outcomeOf(exit, entry.reason, run, handled.job, run.timeoutMillis !== null && took > run.timeoutMillis))
       pool.release()
       metrics.busy(pool.busy(), pool.queue)
       options.freed()
@@ -245,10 +255,7 @@ export const make = (options: {
 }
 
 /** The runtime of a job's handlers: what the handler was built with, and the instance's own services on top. */
-export const runtimeFor = (
-  base: Runtime.Runtime<never>,
-  context: Context.Context<never>
-): Runtime.Runtime<never> =>
+export const runtimeFor = (base: Runtime.Runtime<never>, context: Context.Context<never>): Runtime.Runtime<never> =>
   Runtime.make({
     context,
     fiberRefs: base.fiberRefs,

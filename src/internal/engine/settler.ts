@@ -13,7 +13,7 @@ import type { RunStore, Settled } from "../storage/runStore.js"
 import { metrics } from "../telemetry.js"
 import { uuidv7 } from "../uuid.js"
 import type { Counts } from "./counts.js"
-import { make as makeWake } from "./wake.js"
+import { makePatience, make as makeWake } from "./wake.js"
 
 /** How an attempt ended, and what the table does not know of it. */
 export interface Ended {
@@ -36,9 +36,6 @@ export interface Settler {
 
 /** The most that goes in one statement. */
 const groupLimit = 500
-
-/** An outage is waited out: 100 ms at first, 5 s at most. */
-export const reconnect = Schedule.exponential("100 millis").pipe(Schedule.union(Schedule.spaced("5 seconds")), Schedule.jittered)
 
 export const make = (options: {
   readonly store: RunStore
@@ -123,24 +120,41 @@ export const make = (options: {
         }
       })
 
+    // what is being written stays here until it is acknowledged, so that a repeat is verbatim: a successor keeps its id
+    let current: { readonly settled: ReadonlyArray<Settled>; readonly outcomes: ReadonlyMap<string, Outcome> } | null = null
+    const patience = makePatience()
+
+    const next = Effect.suspend(() => {
+      const group = waiting.slice(0, groupLimit)
+      waiting = waiting.slice(groupLimit)
+      inFlight = group.length
+      return Effect.map(Effect.forEach(group, decide), (settled) => {
+        current = { settled, outcomes: new Map(group.map(({ outcome, run }) => [run.id as string, outcome])) }
+        return current
+      })
+    })
+
     const turn = Effect.gen(function* () {
-      while (waiting.length > 0) {
-        const group = waiting.slice(0, groupLimit)
-        waiting = waiting.slice(groupLimit)
-        inFlight = group.length
-        const settled = yield* Effect.forEach(group, decide)
-        const outcomes = new Map(group.map(({ outcome, run }) => [run.id as string, outcome]))
-        yield* record(settled, outcomes).pipe(
-          Effect.sandbox,
-          Effect.tapError((cause) => Effect.logWarning("could not record outcomes; trying again", cause)),
-          Effect.retry({ schedule: reconnect, while: (cause) => !isRejected(cause) }),
-          Effect.catchAll((cause) => Effect.logError("the database refuses an outcome; its run is left to the sweep", cause))
-        )
+      while (current !== null || waiting.length > 0) {
+        const { outcomes, settled } = current ?? (yield* next)
+        yield* record(settled, outcomes)
+        current = null
         inFlight = 0
+        patience.reset()
         options.settled()
       }
       return 60_000
-    })
+    }).pipe(
+      Effect.sandbox,
+      Effect.catchAll((cause) => {
+        if (!isRejected(cause)) {
+          return Effect.zipRight(Effect.logWarning("could not record outcomes; trying again", cause), patience.pause)
+        }
+        current = null
+        inFlight = 0
+        return Effect.as(Effect.logError("the database refuses an outcome; its run is given back", cause), 0)
+      })
+    )
 
     return {
       offer: (ended) => {
@@ -149,9 +163,10 @@ export const make = (options: {
       },
       unsettled: () => waiting.length + inFlight,
       loop: loop(turn),
-      flush: Effect.suspend(() =>
-        waiting.length + inFlight === 0 ? Effect.void : Effect.fail("not yet" as const)
-      ).pipe(Effect.retry(Schedule.spaced("5 millis")), Effect.orDie)
+      flush: Effect.suspend(() => (waiting.length + inFlight === 0 ? Effect.void : Effect.fail("not yet" as const))).pipe(
+        Effect.retry(Schedule.spaced("5 millis")),
+        Effect.orDie
+      )
     }
   })
 

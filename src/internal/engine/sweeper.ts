@@ -14,9 +14,7 @@ const housekeepingMillis = 60_000
 
 /** at most so long, so that many instances spread out, and none is later than it says */
 const jitteredDown = (millis: number) =>
-  Schedule.spaced(millis).pipe(
-    Schedule.modifyDelayEffect(() => Effect.map(Random.nextRange(0.8, 1), (factor) => factor * millis))
-  )
+  Schedule.spaced(millis).pipe(Schedule.modifyDelayEffect(() => Effect.map(Random.nextRange(0.8, 1), (factor) => factor * millis)))
 
 const forever =
   (what: string, millis: number) =>

@@ -1,5 +1,6 @@
 /** What lets a loop sleep: a Schedule that comes from the turn itself, cut short by a wake-up from anywhere. */
 import * as Effect from "effect/Effect"
+import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 
 export interface Wake {
@@ -18,7 +19,19 @@ export const make: Effect.Effect<Wake> = Effect.map(Effect.makeLatch(false), (la
   },
   // A turn is never interrupted, only the sleep after it. What wakes the loop during a turn leads to another one.
   loop: (turn) =>
-    Effect.forever(
-      Effect.zipRight(latch.close, Effect.raceFirst(Effect.repeat(Effect.uninterruptible(turn), asAnswered), latch.await))
-    )
+    Effect.forever(Effect.zipRight(latch.close, Effect.raceFirst(Effect.repeat(Effect.uninterruptible(turn), asAnswered), latch.await)))
 }))
+
+/** How long a loop waits after a failure: 100 ms at first, 5 s at most, jittered. It is a turn's answer, so a wake-up cuts it short. */
+export const makePatience = () => {
+  let failures = 0
+  return {
+    reset: (): void => {
+      failures = 0
+    },
+    pause: Effect.suspend(() => {
+      const longest = Math.min(100 * 2 ** Math.min(failures++, 10), 5000)
+      return Random.nextRange(longest / 2, longest)
+    })
+  }
+}

@@ -92,8 +92,7 @@ export const make = (sql: SqlClient.SqlClient, dialect: Dialect, tablePrefix: st
       const failure = dialect.failure(error)
       return new StorageError({
         operation,
-        reason:
-          failure === "connection" ? (committing ? "ambiguous" : "unavailable") : failure === "unique" ? "rejected" : failure,
+        reason: failure === "connection" ? (committing ? "ambiguous" : "unavailable") : failure === "unique" ? "rejected" : failure,
         cause: error.cause ?? error
       })
     }
@@ -124,8 +123,7 @@ export const make = (sql: SqlClient.SqlClient, dialect: Dialect, tablePrefix: st
         })
       )
 
-    const read: Database["read"] = (operation, use) =>
-      retried(Effect.mapError(onConnection(use), failed(operation, false)))
+    const read: Database["read"] = (operation, use) => retried(Effect.mapError(onConnection(use), failed(operation, false)))
 
     const write: Database["write"] = (operation, use) =>
       Effect.uninterruptible(

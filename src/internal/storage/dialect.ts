@@ -2,7 +2,7 @@
  * What the databases do differently: the words of the DDL, the clock, rows that travel as one JSON parameter, and the few
  * statements that no common SQL can say. Everything else is written once, in the stores.
  */
-import * as SqlClient from "@effect/sql/SqlClient"
+import type * as SqlClient from "@effect/sql/SqlClient"
 import type { SqlError } from "@effect/sql/SqlError"
 import { mysql } from "./dialect/mysql.js"
 import { postgres } from "./dialect/postgres.js"

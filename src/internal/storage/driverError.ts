@@ -7,5 +7,4 @@ export const errorCode = (error: SqlError): string =>
   Predicate.hasProperty(error.cause, "code") && error.cause.code !== undefined ? String(error.cause.code) : ""
 
 /** The message of a driver's error, or "". */
-export const errorMessage = (error: SqlError): string =>
-  Predicate.hasProperty(error.cause, "message") ? String(error.cause.message) : ""
+export const errorMessage = (error: SqlError): string => (Predicate.hasProperty(error.cause, "message") ? String(error.cause.message) : "")

@@ -104,9 +104,7 @@ export const make = (database: Database, me: Registration, leaseMillis: number):
               lease: leaseMillis,
               counts: JSON.stringify(counts)
             })
-            .pipe(
-              Effect.catchAll((error) => (dialect.failure(error) === "unique" ? Effect.succeed(1) : Effect.fail(error)))
-            )
+            .pipe(Effect.catchAll((error) => (dialect.failure(error) === "unique" ? Effect.succeed(1) : Effect.fail(error))))
         ),
         Effect.map(read, (found) => found!)
       ),

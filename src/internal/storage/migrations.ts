@@ -152,8 +152,7 @@ export const supportedVersion = 1
 const versionOf =
   ({ dialect, tables }: Database) =>
   (session: Session): Effect.Effect<number, SqlError> => {
-    const number = (text: string, column: string) =>
-      Effect.map(session.run(text), (rows) => Number(rows[0]?.[column] ?? 0))
+    const number = (text: string, column: string) => Effect.map(session.run(text), (rows) => Number(rows[0]?.[column] ?? 0))
     return Effect.flatMap(number(dialect.ddl.tableExists(tables.migrations), "found"), (exists) =>
       exists === 0 ? Effect.succeed(0) : number(`SELECT MAX(version) AS version FROM ${tables.migrations}`, "version")
     )
@@ -181,9 +180,7 @@ export const migrate = (database: Database): Effect.Effect<void, MigrationError 
         if (index < done) continue
         for (const statement of step.statements) {
           yield* Effect.mapError(session.run(statement), (error) =>
-            dialect.failure(error) === "rejected"
-              ? new MigrationError({ version: index + 1, step: step.name, cause: error.cause })
-              : error
+            dialect.failure(error) === "rejected" ? new MigrationError({ version: index + 1, step: step.name, cause: error.cause }) : error
           )
         }
         yield* session.run(`INSERT INTO ${tables.migrations} (version, applied_at) VALUES (${index + 1}, ${dialect.now})`)
@@ -198,8 +195,7 @@ export const migrate = (database: Database): Effect.Effect<void, MigrationError 
     )
   )
 
-  return Effect.flatMap(
-    Effect.flatMap(database.read("read the version of the tables", versionOf(database)), refuseNewer),
-    (found) => (found === supportedVersion ? Effect.void : locked)
+  return Effect.flatMap(Effect.flatMap(database.read("read the version of the tables", versionOf(database)), refuseNewer), (found) =>
+    found === supportedVersion ? Effect.void : locked
   )
 }

@@ -97,8 +97,7 @@ export const claimedRun = (row: Row): ClaimedRun => ({
 })
 
 /** Which try it is, from 1. */
-export const attemptOf = (run: Pick<Attempted, "errors" | "timeouts" | "crashes">): number =>
-  run.errors + run.timeouts + run.crashes + 1
+export const attemptOf = (run: Pick<Attempted, "errors" | "timeouts" | "crashes">): number => run.errors + run.timeouts + run.crashes + 1
 
 export const stateColumns = [
   "id",

@@ -8,7 +8,18 @@ import type { RunId, RunState } from "../../Run.js"
 import { type Settlement, State } from "../lifecycle.js"
 import type { Database, Row, Session, Values } from "./database.js"
 import type { ColumnType } from "./dialect.js"
-import { attemptOf, type ClaimedRun, claimColumns, claimedRun, number, numberOrNull, runState, stateColumns, string, stringOrNull } from "./runRow.js"
+import {
+  attemptOf,
+  type ClaimedRun,
+  claimColumns,
+  claimedRun,
+  number,
+  numberOrNull,
+  runState,
+  stateColumns,
+  string,
+  stringOrNull
+} from "./runRow.js"
 import type { Statement } from "./statement.js"
 
 /** A run to be created. */
@@ -173,7 +184,8 @@ export const make = (database: Database, me: InstanceId, known: Known, queues: R
   const valuesOf = (prefix: string, names: ReadonlyArray<string>): Values =>
     Object.fromEntries(names.map((name, i) => [`${prefix}${i}`, name]))
   const knownSchedules = known.schedules.length === 0 ? "" : ` OR schedule IN (${placeholders("schedule", known.schedules)})`
-  const knownSql = known.jobs.length === 0 ? "AND 1 = 0" : `AND job IN (${placeholders("job", known.jobs)}) AND (schedule IS NULL${knownSchedules})`
+  const knownSql =
+    known.jobs.length === 0 ? "AND 1 = 0" : `AND job IN (${placeholders("job", known.jobs)}) AND (schedule IS NULL${knownSchedules})`
   const knownValues = { ...valuesOf("job", known.jobs), ...valuesOf("schedule", known.schedules) }
 
   // ---- create

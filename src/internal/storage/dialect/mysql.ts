@@ -26,11 +26,20 @@ const failure = (error: SqlError): Failure => {
   if (["ER_LOCK_DEADLOCK", "ER_LOCK_WAIT_TIMEOUT", "ER_CHECKREAD", "ER_NEED_REPREPARE"].includes(code)) return "contention"
   if (code === "ER_NO_SUCH_TABLE") return "missingTables"
   if (
-    ["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "ER_CON_COUNT_ERROR", "ER_OPTION_PREVENTS_STATEMENT", "ER_ACCESS_DENIED_ERROR", "ER_BAD_DB_ERROR"].includes(code)
+    [
+      "ECONNREFUSED",
+      "ENOTFOUND",
+      "EAI_AGAIN",
+      "ER_CON_COUNT_ERROR",
+      "ER_OPTION_PREVENTS_STATEMENT",
+      "ER_ACCESS_DENIED_ERROR",
+      "ER_BAD_DB_ERROR"
+    ].includes(code)
   ) {
     return "unavailable"
   }
-  if (/^(PROTOCOL_|ER_SERVER_SHUTDOWN|ER_CONNECTION_KILLED|ER_QUERY_INTERRUPTED)/.test(code) || /^E(?!R_)[A-Z]+$/.test(code)) return "connection"
+  if (/^(PROTOCOL_|ER_SERVER_SHUTDOWN|ER_CONNECTION_KILLED|ER_QUERY_INTERRUPTED)/.test(code) || /^E(?!R_)[A-Z]+$/.test(code))
+    return "connection"
   if (error.message.startsWith("Failed to acquire")) return "unavailable"
   return code === "" && /closed state|connection.*(lost|closed)/i.test(errorMessage(error)) ? "connection" : "rejected"
 }

@@ -69,7 +69,8 @@ export const postgres: Dialect = {
   id: (parameter) => `${parameter}::uuid`,
   currentRead: "",
   skipLockedRuns: "FOR UPDATE OF r SKIP LOCKED",
-  updateFrom: ({ on, rows, set, table, where }) => `UPDATE ${table} r SET ${assignments(set)} FROM ${rows} WHERE ${on} AND ${where} RETURNING id`,
+  updateFrom: ({ on, rows, set, table, where }) =>
+    `UPDATE ${table} r SET ${assignments(set)} FROM ${rows} WHERE ${on} AND ${where} RETURNING id`,
   updateLimited: ({ limit, set, table, where }) => `
     WITH chosen AS MATERIALIZED (SELECT id FROM ${table} WHERE ${where} LIMIT ${limit} FOR UPDATE SKIP LOCKED)
     UPDATE ${table} r SET ${set} FROM chosen WHERE r.id = chosen.id`,

@@ -60,7 +60,8 @@ export const sqlite: Dialect = {
   id: (parameter) => parameter,
   currentRead: "",
   skipLockedRuns: "",
-  updateFrom: ({ on, rows, set, table, where }) => `UPDATE ${table} AS r SET ${assignments(set)} FROM ${rows} WHERE ${on} AND ${where} RETURNING id`,
+  updateFrom: ({ on, rows, set, table, where }) =>
+    `UPDATE ${table} AS r SET ${assignments(set)} FROM ${rows} WHERE ${on} AND ${where} RETURNING id`,
   updateLimited: ({ limit, set, table, where }) =>
     `UPDATE ${table} SET ${set} WHERE id IN (SELECT id FROM ${table} WHERE ${where} LIMIT ${limit})`,
   failure,
