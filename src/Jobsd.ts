@@ -13,6 +13,7 @@ import type * as DateTime from "effect/DateTime"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import type { NoInfer } from "effect/Types"
 import type { Instance, InstanceId } from "./Instance.js"
 import * as client from "./internal/client.js"
 import * as engine from "./internal/engine/engine.js"
@@ -74,7 +75,7 @@ export declare namespace Jobsd {
   export interface Service {
     readonly createRun: <Payload>(
       job: Job<any, Payload, any, any>,
-      payload: Payload,
+      payload: NoInfer<Payload>,
       options?: CreateRunOptions
     ) => Effect.Effect<RunId, CreateRunError>
     readonly cancel: (id: RunId) => Effect.Effect<CancelResult, RunNotFound | StorageError>

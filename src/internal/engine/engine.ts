@@ -133,8 +133,9 @@ const startSession = ({ database, host, jobs, pid, schedules, settings }: Engine
       Effect.retry(Schedule.spaced("5 millis")),
       Effect.ignore
     )
+    // interruptible outside of disconnect, or an uninterruptible caller would wait for the effect all the same
     const within = (millis: number, effect: Effect.Effect<unknown, unknown>) =>
-      Effect.ignore(Effect.timeout(Effect.disconnect(Effect.interruptible(effect)), millis))
+      Effect.ignore(Effect.timeout(Effect.interruptible(Effect.disconnect(effect)), millis))
 
     const shutdown = (patience: Patience) =>
       Effect.gen(function* () {
