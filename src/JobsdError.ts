@@ -4,7 +4,6 @@
  * @since 0.1.0
  */
 import * as Schema from "effect/Schema"
-import { RunId } from "./Run.js"
 
 /**
  * A payload does not fit its job's schema, is not JSON, or is larger than `payloadLimit`. Nothing was stored. The `issue` names
@@ -201,7 +200,7 @@ export class RetryTransaction extends Schema.TaggedError<RetryTransaction>("jobs
  * @category errors
  */
 export class RunNotFound extends Schema.TaggedError<RunNotFound>("jobsd/RunNotFound")("RunNotFound", {
-  id: RunId
+  id: Schema.String
 }) {
   /** @since 0.1.0 */
   override get message(): string {

@@ -17,7 +17,7 @@ import { backoffSteps, mergePolicy, nameIssue, priorityIssue, type Resolved, rep
 import { outsideTransaction } from "./storage/database.js"
 import type { RunStore } from "./storage/runStore.js"
 import { metrics, sending, traceparent } from "./telemetry.js"
-import { uuidv7 } from "./uuid.js"
+import { isUuid, uuidv7 } from "./uuid.js"
 
 /** What an instance adds to a client: it can be woken. */
 export interface Local {
@@ -113,11 +113,14 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
       return created
     }).pipe(sending(job.name, options.queue ?? job.queue ?? "default"))
 
+  // an id comes in from outside: what is no UUID is no run either, and databases compare the letters of one differently
   const latest = (id: RunId) =>
-    Effect.flatMap(
-      outsideTransaction(store.latestOfChain(id)),
-      Option.match({ onNone: () => new RunNotFound({ id }), onSome: Effect.succeed })
-    )
+    isUuid(id)
+      ? Effect.flatMap(
+          outsideTransaction(store.latestOfChain(id.toLowerCase() as RunId)),
+          Option.match({ onNone: () => new RunNotFound({ id }), onSome: Effect.succeed })
+        )
+      : new RunNotFound({ id })
 
   // each round looks first; the state can change between the look and the write, but only forwards
   const cancel: Jobsd.Service["cancel"] = (id) =>

@@ -20,3 +20,5 @@ export const uuidv7 = (wallClockMillis: number): string => {
   }
   return text
 }
+
+export const isUuid = (text: string): boolean => /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(text)

@@ -107,7 +107,7 @@ const startSession = ({ database, host, jobs, pid, schedules, settings }: Engine
       warn: (message, run) => runFork(Effect.annotateLogs(Effect.logWarning(message), { job: run.job, runId: run.id })),
       freed: wake
     })
-    const heartbeat = makeHeartbeat.make({ instances, store, settings, runner, counts, clock })
+    const heartbeat = makeHeartbeat.make({ instances, store, settings, runner, settler, counts, clock })
     const poller = yield* makePoller.make({
       store,
       settings,

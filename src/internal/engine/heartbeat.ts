@@ -8,6 +8,7 @@ import type { RunStore } from "../storage/runStore.js"
 import type { Counts } from "./counts.js"
 import { monotonicMillis } from "./deadlines.js"
 import type { Runner } from "./runner.js"
+import type { Settler } from "./settler.js"
 
 export interface Heartbeat {
   /** whether the lease was confirmed recently enough to act on it */
@@ -23,34 +24,37 @@ export const make = (options: {
   readonly store: RunStore
   readonly settings: Resolved
   readonly runner: Runner
+  readonly settler: Settler
   readonly counts: Counts
   readonly clock: Clock.Clock
 }): Heartbeat => {
-  const { clock, counts, instances, runner, settings, store } = options
+  const { clock, counts, instances, runner, settings, settler, store } = options
   let confirmedAt = monotonicMillis(clock)
   let dead = false
   const trusted = () => !dead && monotonicMillis(clock) - confirmedAt < settings.trustMillis
-  // runs we own but do not know, as of the last heartbeat: a claim's answer may still be on its way, so look twice
+  // claims that the table says are ours and that we do not know, as of the last heartbeat: their answer may be on its way
   let unknownBefore = new Set<string>()
 
-  const reconcile = (owned: ReadonlyArray<Owned>) =>
+  const reconcile = (owned: ReadonlyArray<Owned>, asked: number) =>
     Effect.gen(function* () {
       const unknown = new Set<string>()
-      for (const { cancelRequested, fence, id, token } of owned) {
+      for (const { cancelRequested, fence, id } of owned) {
+        const claim = `${id} ${fence}`
         if (runner.fenceOf(id) === fence) {
           if (cancelRequested) runner.interrupt(id, "cancel")
-        } else if (!unknownBefore.has(token)) {
-          unknown.add(token)
+        } else if (settler.holds(id, fence)) {
+          // it has ended here, and is about to be written
+        } else if (!unknownBefore.has(claim)) {
+          unknown.add(claim)
         } else if (yield* store.releaseUnknown(id, fence)) {
           yield* Effect.logWarning("gave back a run whose claim was never answered").pipe(Effect.annotateLogs({ runId: id }))
         }
       }
       unknownBefore = unknown
       const fences = new Map(owned.map(({ fence, id }) => [id as string, fence]))
-      for (const run of runner.alive()) {
-        // taken back from us while we worked on it; a run claimed after the question is not in the answer yet
-        const fence = fences.get(run.id)
-        if (fence !== undefined && fence !== run.fence) runner.interrupt(run.id, "lost")
+      for (const run of runner.startedBefore(asked)) {
+        // taken back from us while we worked on it; what started after the question cannot be in the answer
+        if (fences.get(run.id) !== run.fence) runner.interrupt(run.id, "lost")
       }
     })
 
@@ -62,7 +66,7 @@ export const make = (options: {
       return
     }
     confirmedAt = asked
-    yield* reconcile(owned)
+    yield* reconcile(owned, asked)
   })
 
   return {

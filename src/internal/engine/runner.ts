@@ -44,11 +44,14 @@ export interface Runner {
   readonly running: () => number
   /** what is still alive, for the log */
   readonly alive: () => ReadonlyArray<ClaimedRun>
+  /** what has been alive since before a (monotonic) moment */
+  readonly startedBefore: (moment: number) => ReadonlyArray<ClaimedRun>
 }
 
 interface Running {
   readonly run: ClaimedRun
   readonly fiber: Fiber.RuntimeFiber<string | null, unknown>
+  readonly since: number
   reason: Reason | null
   settled: boolean
 }
@@ -198,7 +201,7 @@ export const make = (options: {
     metrics.wait((run.claimedAt - run.runAt) / 1000, run.job)
 
     const fiber = Runtime.runFork(handled.runtime)(attempt(handled, run, startedAt))
-    const entry: Running = { run, fiber, reason: null, settled: false }
+    const entry: Running = { run, fiber, since: before, reason: null, settled: false }
     running.set(run.id, entry)
     metrics.busy(pool.busy(), pool.queue)
 
@@ -250,7 +253,8 @@ export const make = (options: {
     },
     fenceOf: (id) => running.get(id)?.run.fence,
     running: () => running.size,
-    alive: () => [...running.values()].map(({ run }) => run)
+    alive: () => [...running.values()].map(({ run }) => run),
+    startedBefore: (moment) => [...running.values()].filter(({ since }) => since < moment).map(({ run }) => run)
   }
 }
 

@@ -29,6 +29,8 @@ export interface Settler {
   readonly offer: (ended: Ended) => void
   /** outcomes not yet acknowledged by the database */
   readonly unsettled: () => number
+  /** whether the outcome of this claim of a run is among them */
+  readonly holds: (id: string, fence: number) => boolean
   readonly loop: Effect.Effect<never>
   /** waits until everything offered is acknowledged */
   readonly flush: Effect.Effect<void>
@@ -50,7 +52,7 @@ export const make = (options: {
     const { counts, policies, schedules, settings, store } = options
     const { loop, wake } = yield* makeWake
     let waiting: Array<Ended> = []
-    let inFlight = 0
+    const unsettled = new Set<string>()
 
     const retryDelay = ({ outcome, run }: Ended): Effect.Effect<number | null> =>
       Effect.gen(function* () {
@@ -124,10 +126,14 @@ export const make = (options: {
     let current: { readonly settled: ReadonlyArray<Settled>; readonly outcomes: ReadonlyMap<string, Outcome> } | null = null
     const patience = makePatience()
 
+    const acknowledge = () => {
+      for (const { run } of current?.settled ?? []) unsettled.delete(keyOf(run.id, run.fence))
+      current = null
+    }
+
     const next = Effect.suspend(() => {
       const group = waiting.slice(0, groupLimit)
       waiting = waiting.slice(groupLimit)
-      inFlight = group.length
       return Effect.map(Effect.forEach(group, decide), (settled) => {
         current = { settled, outcomes: new Map(group.map(({ outcome, run }) => [run.id as string, outcome])) }
         return current
@@ -138,8 +144,7 @@ export const make = (options: {
       while (current !== null || waiting.length > 0) {
         const { outcomes, settled } = current ?? (yield* next)
         yield* record(settled, outcomes)
-        current = null
-        inFlight = 0
+        acknowledge()
         patience.reset()
         options.settled()
       }
@@ -150,8 +155,7 @@ export const make = (options: {
         if (!isRejected(cause)) {
           return Effect.zipRight(Effect.logWarning("could not record outcomes; trying again", cause), patience.pause)
         }
-        current = null
-        inFlight = 0
+        acknowledge()
         return Effect.as(Effect.logError("the database refuses an outcome; its run is given back", cause), 0)
       })
     )
@@ -159,16 +163,21 @@ export const make = (options: {
     return {
       offer: (ended) => {
         waiting.push(ended)
+        unsettled.add(keyOf(ended.run.id, ended.run.fence))
         wake()
       },
-      unsettled: () => waiting.length + inFlight,
+      unsettled: () => unsettled.size,
+      holds: (id, fence) => unsettled.has(keyOf(id, fence)),
       loop: loop(turn),
-      flush: Effect.suspend(() => (waiting.length + inFlight === 0 ? Effect.void : Effect.fail("not yet" as const))).pipe(
+      flush: Effect.suspend(() => (unsettled.size === 0 ? Effect.void : Effect.fail("not yet" as const))).pipe(
         Effect.retry(Schedule.spaced("5 millis")),
         Effect.orDie
       )
     }
   })
+
+/** one claim of a run: it can be claimed again before the answer to its settlement is here */
+const keyOf = (id: string, fence: number) => `${id} ${fence}`
 
 const isRejected = (cause: { readonly _tag: string; readonly error?: unknown }): boolean =>
   cause._tag === "Fail" && (cause.error as StorageError).reason === "rejected"

@@ -45,12 +45,23 @@ export interface Database {
   readonly failed: (operation: string, committing: boolean) => (error: SqlError) => StorageError
 }
 
-const sessionOn = (connection: Connection): Session => ({
-  rows: (statement, values) => connection.execute(statement.text, bind(statement, values), undefined),
-  affected: (statement, values) => Effect.map(connection.executeRaw(statement.text, bind(statement, values)), affectedRows),
-  // suspended: the SQLite driver prepares when the effect is made, and PRAGMA busy_timeout acts when it is prepared
-  run: (text) => Effect.suspend(() => connection.executeUnprepared(text, [], undefined))
-})
+const sessionsOf = (dialect: Dialect) => {
+  // trailing blanks make another text, as far as a driver's memory goes
+  const blanks = new Map<string, string>()
+  const texted = <A>(text: string, execute: (text: string) => Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> =>
+    Effect.tapError(execute(text + (blanks.get(text) ?? "")), (error) =>
+      Effect.sync(() => {
+        if (dialect.remembersFailure(error)) blanks.set(text, `${(blanks.get(text) ?? "").slice(0, 100)} `)
+      })
+    )
+  return (connection: Connection): Session => ({
+    rows: ({ names, text }, values) => texted(text, (text) => connection.execute(text, bind({ names, text }, values), undefined)),
+    affected: ({ names, text }, values) =>
+      texted(text, (text) => Effect.map(connection.executeRaw(text, bind({ names, text }, values)), affectedRows)),
+    // suspended: the SQLite driver prepares when the effect is made, and PRAGMA busy_timeout acts when it is prepared
+    run: (text) => Effect.suspend(() => connection.executeUnprepared(text, [], undefined))
+  })
+}
 
 const affectedRows = (raw: unknown): number => {
   const answer = raw as { readonly rowCount?: number | null; readonly affectedRows?: number; readonly changes?: number }
@@ -88,6 +99,7 @@ const retried = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
 
 export const make = (sql: SqlClient.SqlClient, dialect: Dialect, tablePrefix: string): Effect.Effect<Database, StorageError> =>
   Effect.gen(function* () {
+    const sessionOn = sessionsOf(dialect)
     const failed = (operation: string, committing: boolean) => (error: SqlError) => {
       const failure = dialect.failure(error)
       return new StorageError({

@@ -74,6 +74,8 @@ export interface Dialect {
   /** an UPDATE of at most so many rows */
   readonly updateLimited: (update: UpdateLimited) => string
   readonly failure: (error: SqlError) => Failure
+  /** whether the driver remembers that it could not prepare this text, so that only another text gets another try */
+  readonly remembersFailure: (error: SqlError) => boolean
   readonly ddl: {
     /** after the closing parenthesis of CREATE TABLE */
     readonly tableOptions: string

@@ -81,6 +81,7 @@ export const mysql: Dialect = {
   updateFrom: ({ on, rows, set, table, where }) => `UPDATE ${table} r JOIN ${rows} ON ${on} SET ${assignments(set, "r.")} WHERE ${where}`,
   updateLimited: ({ limit, set, table, where }) => `UPDATE ${table} SET ${set} WHERE ${where} LIMIT ${limit}`,
   failure,
+  remembersFailure: () => false,
   ddl: {
     tableOptions: "ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
     inlineIndexes: true,

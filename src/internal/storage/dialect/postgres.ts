@@ -75,6 +75,7 @@ export const postgres: Dialect = {
     WITH chosen AS MATERIALIZED (SELECT id FROM ${table} WHERE ${where} LIMIT ${limit} FOR UPDATE SKIP LOCKED)
     UPDATE ${table} r SET ${set} FROM chosen WHERE r.id = chosen.id`,
   failure,
+  remembersFailure: () => false,
   ddl: {
     tableOptions: "",
     inlineIndexes: false,

@@ -65,6 +65,8 @@ export const sqlite: Dialect = {
   updateLimited: ({ limit, set, table, where }) =>
     `UPDATE ${table} SET ${set} WHERE id IN (SELECT id FROM ${table} WHERE ${where} LIMIT ${limit})`,
   failure,
+  // its cache of prepared statements keeps failures too, for ten minutes: tables that come back would stay away
+  remembersFailure: ({ message }) => message.startsWith("Failed to prepare"),
   ddl: {
     tableOptions: "",
     inlineIndexes: false,
