@@ -267,14 +267,14 @@ export const getRunState = (id: RunId): Effect.Effect<RunState, RunNotFound | St
  * A new snapshot of a run's chain; the one given does not change.
  *
  * @example
- * import { Effect, Schedule } from "effect"
+ * import { Effect } from "effect"
  * import { Jobsd, type Run } from "jobsd"
  *
  * const waitFor = (state: Run.RunState) =>
- *   Effect.repeat(Jobsd.refresh(state), {
- *     until: (state) => state.completedAt !== null,
- *     schedule: Schedule.spaced("1 second")
- *   })
+ *   Jobsd.refresh(state).pipe(
+ *     Effect.delay("1 second"),
+ *     Effect.repeat({ until: (state) => state.completedAt !== null })
+ *   )
  *
  * console.log(waitFor)
  *
@@ -349,7 +349,7 @@ const makeInstance = <const Jobs extends ReadonlyArray<Job.Any>>(options: LayerO
       cancel: (id) => running?.cancel(id)
     }
     const service = Jobsd.of({
-      ...client.make(runStore.make(database, clientId, noneKnown, [], settings.leaseMillis), settings, local),
+      ...client.make(storeOf(database, clientId, settings), settings, local),
       instance: Effect.suspend((): Effect.Effect<Instance, NoInstance | StorageError> => running?.instance ?? new NoInstance())
     })
 
@@ -365,7 +365,9 @@ const makeInstance = <const Jobs extends ReadonlyArray<Job.Any>>(options: LayerO
     return service
   })
 
-const noneKnown: runStore.Known = { jobs: [], schedules: [] }
+/** of one who claims nothing */
+const storeOf = (database: Database, me: InstanceId, { leaseMillis }: Resolved) =>
+  runStore.make({ database, me, known: { jobs: [], schedules: [] }, queues: [], leaseMillis })
 
 /**
  * An instance: it makes the tables if need be, registers, and works on the runs of its jobs until the scope closes. Then it stops
@@ -475,7 +477,7 @@ export const layerClient = (
         const database = yield* openDatabase(resolved)
         yield* migrations.check(database)
         const id = uuidv7(Date.now()) as InstanceId
-        const store = runStore.make(database, id, noneKnown, [], resolved.leaseMillis)
+        const store = storeOf(database, id, resolved)
         const local: client.Local = { id: () => id, wake: () => {}, cancel: () => {} }
         return Jobsd.of({ ...client.make(store, resolved, local), instance: new NoInstance() })
       })

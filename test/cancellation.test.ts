@@ -85,7 +85,11 @@ onEveryDatabase("cancelling", (it) => {
       const started = yield* Deferred.make<void>()
       const Failing = Job.make("Failing")
       const live = Failing.toLayer(() =>
-        Deferred.succeed(started, undefined).pipe(Effect.zipRight(Effect.sleep("300 millis")), Effect.zipRight(Effect.fail("no")), Effect.uninterruptible)
+        Deferred.succeed(started, undefined).pipe(
+          Effect.zipRight(Effect.sleep("300 millis")),
+          Effect.zipRight(Effect.fail("no")),
+          Effect.uninterruptible
+        )
       )
       const jobsd = yield* world.start(live, { jobs: [Failing] })
       const id = yield* jobsd.createRun(Failing, undefined)

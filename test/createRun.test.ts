@@ -94,7 +94,10 @@ onEveryDatabase("createRun", (it) => {
     Effect.gen(function* () {
       const world = yield* makeWorld
       const Any = Job.make("Any", { payload: Schema.Unknown, success: Schema.Unknown })
-      const jobsd = yield* world.start(Any.toLayer((payload) => Effect.succeed(payload)), { jobs: [Any], payloadLimit: 300_000 })
+      const jobsd = yield* world.start(
+        Any.toLayer((payload) => Effect.succeed(payload)),
+        { jobs: [Any], payloadLimit: 300_000 }
+      )
       const payloads = [null, true, 0, -1.5, "", "ü".repeat(140_000), [], {}, { a: [{ b: "\u0001\u007F" }] }]
       for (const payload of payloads) {
         const state = yield* reaches(jobsd, yield* jobsd.createRun(Any, payload), "succeeded", "failed")

@@ -1,8 +1,9 @@
 /** What goes wrong outside is told with the operation and what to do, and leaves nothing half done. */
-import { assert, describe, scoped } from "@effect/vitest"
+
 import { MysqlClient } from "@effect/sql-mysql2"
 import { PgClient } from "@effect/sql-pg"
 import { SqliteClient } from "@effect/sql-sqlite-node"
+import { assert, describe, scoped } from "@effect/vitest"
 import { Effect, Layer, Redacted } from "effect"
 import { Job, Jobsd, type JobsdError } from "jobsd"
 import { onEveryDatabase } from "./support/databases.js"

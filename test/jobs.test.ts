@@ -33,9 +33,9 @@ onEveryDatabase("a job", (it) => {
       const world = yield* makeWorld
       const sent: Array<string> = []
       const Mail = Job.make("Mail", { payload: { to: Schema.String } })
-      const live = Mail.toLayer(
-        Effect.map(Mailer, (mailer) => Mail.of(({ to }) => mailer.send(to)))
-      ).pipe(Layer.provide(Layer.succeed(Mailer, { send: (to) => Effect.sync(() => void sent.push(to)) })))
+      const live = Mail.toLayer(Effect.map(Mailer, (mailer) => Mail.of(({ to }) => mailer.send(to)))).pipe(
+        Layer.provide(Layer.succeed(Mailer, { send: (to) => Effect.sync(() => void sent.push(to)) }))
+      )
       const jobsd = yield* world.start(live, { jobs: [Mail] })
       yield* reaches(jobsd, yield* jobsd.createRun(Mail, { to: "ada" }), "succeeded")
       assert.deepStrictEqual(sent, ["ada"])
@@ -109,7 +109,10 @@ onEveryDatabase("a job", (it) => {
           throw new Error("thrown")
         })
       }
-      const Wrong = Job.make("Wrong", { payload: { way: Schema.Literal("dies", "rejects", "interrupts", "throws", "sync") }, retriesOnError: 0 })
+      const Wrong = Job.make("Wrong", {
+        payload: { way: Schema.Literal("dies", "rejects", "interrupts", "throws", "sync") },
+        retriesOnError: 0
+      })
       const live = Wrong.toLayer(({ way }) => {
         if (way === "sync") throw new Error("thrown at once")
         return ways[way]
@@ -138,7 +141,10 @@ onEveryDatabase("a job", (it) => {
         payload: { user: Schema.Struct({ password: Schema.Redacted(Schema.String.pipe(Schema.minLength(4))) }) },
         retriesOnError: 0
       })
-      const jobsd = yield* world.start(Secret.toLayer(() => Effect.void), { jobs: [Secret] })
+      const jobsd = yield* world.start(
+        Secret.toLayer(() => Effect.void),
+        { jobs: [Secret] }
+      )
       const id = yield* jobsd.createRun(Secret, { user: { password: Redacted.make("hunter2") } }, { delay: "300 millis" })
       yield* world.unsafe(`UPDATE @_runs SET payload = '{"user":{"password":"abc"}}'`)
       const state = yield* reaches(jobsd, id, "failed")
@@ -151,7 +157,10 @@ onEveryDatabase("a job", (it) => {
     Effect.gen(function* () {
       const world = yield* makeWorld
       const Big = Job.make("Big", { success: Schema.String.pipe(Schema.maxLength(3)) })
-      const jobsd = yield* world.start(Big.toLayer(() => Effect.succeed("too long")), { jobs: [Big] })
+      const jobsd = yield* world.start(
+        Big.toLayer(() => Effect.succeed("too long")),
+        { jobs: [Big] }
+      )
       const state = yield* reaches(jobsd, yield* jobsd.createRun(Big, undefined), "failed")
       assert.strictEqual(state.attempt, 1)
       assert.match(state.completedError ?? "", /result cannot be stored: expected .*maxLength\(3\)/)

@@ -44,9 +44,21 @@ const table: ReadonlyArray<Row> = [
   ["a late success is marked", run, { ...succeeded, late: true }, facts, { state: State.succeeded, late: true }],
   ["a success of a chain is followed", scheduled, succeeded, facts, { state: State.succeeded, ...follows(1) }],
   ["a success below the limit is followed", limited, succeeded, facts, { state: State.succeeded, ...follows(2) }],
-  ["the last success ends the chain", { ...limited, successCount: 2 }, succeeded, facts, { state: State.succeeded, successCount: 3, successor: null }],
+  [
+    "the last success ends the chain",
+    { ...limited, successCount: 2 },
+    succeeded,
+    facts,
+    { state: State.succeeded, successCount: 3, successor: null }
+  ],
   ["a failing rule ends the chain", scheduled, succeeded, { ...facts, nextRunAt: null }, { state: State.succeeded, successor: null }],
-  ["an error is retried", run, errored, facts, { state: State.ready, delayMillis: 1000, errors: 2, timeouts: 1, error: "no", keepAttempt: "error" }],
+  [
+    "an error is retried",
+    run,
+    errored,
+    facts,
+    { state: State.ready, delayMillis: 1000, errors: 2, timeouts: 1, error: "no", keepAttempt: "error" }
+  ],
   ["the last retry on error is allowed", { ...run, errors: 2 }, errored, facts, { state: State.ready, errors: 3 }],
   ["an error too many fails it", { ...run, errors: 3 }, errored, facts, { state: State.failed, errors: 4, error: "no", keepAttempt: null }],
   ["errors without limit are retried", { ...run, errors: 999, maxErrors: null }, errored, facts, { state: State.ready, errors: 1000 }],
@@ -55,15 +67,33 @@ const table: ReadonlyArray<Row> = [
   ["a retried error of a chain is not followed", scheduled, errored, facts, { state: State.ready, successor: null }],
   ["a failed run of a chain is followed", { ...scheduled, errors: 3 }, errored, facts, { state: State.failed, ...follows(0) }],
   ["a failure does not count towards the limit", { ...limited, errors: 3 }, errored, facts, { state: State.failed, ...follows(1) }],
-  ["a timeout is retried from its own budget", { ...run, errors: 3 }, timedOut, facts, { state: State.ready, errors: 3, timeouts: 2, keepAttempt: "timeout" }],
+  [
+    "a timeout is retried from its own budget",
+    { ...run, errors: 3 },
+    timedOut,
+    facts,
+    { state: State.ready, errors: 3, timeouts: 2, keepAttempt: "timeout" }
+  ],
   ["a timeout too many fails it", { ...run, timeouts: 3 }, timedOut, facts, { state: State.failed, timeouts: 4, error: "late" }],
   ["timeouts without limit are retried", { ...run, timeouts: 999, maxTimeouts: null }, timedOut, facts, { state: State.ready }],
   ["a timed out run of a chain is followed", { ...scheduled, timeouts: 3 }, timedOut, facts, { state: State.failed, ...follows(0) }],
-  ["a spent budget for crashes fails it", { ...run, crashes: 3 }, exhausted, facts, { state: State.failed, errors: 1, timeouts: 1, error: "crashed" }],
+  [
+    "a spent budget for crashes fails it",
+    { ...run, crashes: 3 },
+    exhausted,
+    facts,
+    { state: State.failed, errors: 1, timeouts: 1, error: "crashed" }
+  ],
   ["a crashed run of a chain is followed", { ...scheduled, crashes: 3 }, exhausted, facts, { state: State.failed, ...follows(0) }],
   ["a cancellation ends it", run, cancelled, facts, { state: State.cancelled, error: null }],
   ["a cancellation ends the chain", scheduled, cancelled, facts, { state: State.cancelled, successor: null }],
-  ["a release counts nothing", scheduled, released, facts, { state: State.ready, delayMillis: null, errors: 1, timeouts: 1, successCount: 0, keepAttempt: null, successor: null }]
+  [
+    "a release counts nothing",
+    scheduled,
+    released,
+    facts,
+    { state: State.ready, delayMillis: null, errors: 1, timeouts: 1, successCount: 0, keepAttempt: null, successor: null }
+  ]
 ]
 
 describe("the state machine", () => {

@@ -112,8 +112,15 @@ onEveryDatabase("migrations", (it, database) => {
       const jobsd = yield* world.start(live, { jobs: [job] })
       const id = yield* jobsd.createRun(job, undefined, { unique: "viewed" })
       const state = yield* reaches(jobsd, id, "succeeded")
-      const readable = (column: string) => (database === "postgres" ? `to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.MS')` : database === "mysql" ? `CAST(${column} AS CHAR)` : column)
-      const [row] = yield* world.unsafe(`SELECT id, job, name, status, ${readable("run_at")} AS due, ${readable("finished_at")} AS finished FROM @_runs_view`)
+      const readable = (column: string) =>
+        database === "postgres"
+          ? `to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.MS')`
+          : database === "mysql"
+            ? `CAST(${column} AS CHAR)`
+            : column
+      const [row] = yield* world.unsafe(
+        `SELECT id, job, name, status, ${readable("run_at")} AS due, ${readable("finished_at")} AS finished FROM @_runs_view`
+      )
       assert.deepInclude(row, { id, job: "Viewed", name: "viewed", status: "succeeded" })
       const text = (date: Date) => date.toISOString().replace("T", " ").replace("Z", "")
       assert.strictEqual(String(row?.due).slice(0, 23), text(new Date(state.runAt.epochMillis)))

@@ -166,7 +166,9 @@ onEveryDatabase("the original's scenarios", (it) => {
         `INSERT INTO @_instances (id, host, pid, state, jobs, schedules, queues, lease_until, started_at, seen_at, counts)
          VALUES ('${ghost}', 'gone', 1, 0, '["Orphan"]', '[]', '{}', 1, 1, 1, '{}')`
       )
-      yield* world.unsafe(`UPDATE @_runs SET state = 1, fence = 1, owner = '${ghost}', claim_token = '${ghost}', claimed_at = 1, deadline_at = 9000000000000`)
+      yield* world.unsafe(
+        `UPDATE @_runs SET state = 1, fence = 1, owner = '${ghost}', claim_token = '${ghost}', claimed_at = 1, deadline_at = 9000000000000`
+      )
       const instance = yield* world.start(live, { jobs: [job] })
       const state = yield* reaches(instance, id, "succeeded")
       assert.deepInclude(state, { attempt: 2, crashCount: 1, startedBy: (yield* instance.instance).id })

@@ -22,7 +22,10 @@ onEveryDatabase("a queue", (it) => {
       yield* create("urgent, later", 4, 4)
       yield* create("urgent, earlier", 4, 2)
       const last = yield* create("last", 9, 6)
-      const jobsd = yield* world.start(Note.toLayer(({ text }) => Effect.sync(() => order.push(text))), { jobs: [Note], workers: 1 })
+      const jobsd = yield* world.start(
+        Note.toLayer(({ text }) => Effect.sync(() => order.push(text))),
+        { jobs: [Note], workers: 1 }
+      )
       yield* reaches(jobsd, last, "succeeded")
       assert.deepStrictEqual(order, [
         "most urgent",
@@ -68,11 +71,17 @@ onEveryDatabase("a queue", (it) => {
       const go = yield* Deferred.make<void>()
       const Slow = Job.make("Slow")
       const { job, live } = counted("Quick")
-      const jobsd = yield* world.start(Layer.merge(Slow.toLayer(() => Deferred.await(go)), live), {
-        jobs: [Slow, job],
-        workers: 1,
-        queues: { quick: 1 }
-      })
+      const jobsd = yield* world.start(
+        Layer.merge(
+          Slow.toLayer(() => Deferred.await(go)),
+          live
+        ),
+        {
+          jobs: [Slow, job],
+          workers: 1,
+          queues: { quick: 1 }
+        }
+      )
       const slow = yield* Effect.replicateEffect(jobsd.createRun(Slow, undefined), 3)
       yield* reaches(jobsd, slow[0]!, "running")
       yield* reaches(jobsd, yield* jobsd.createRun(job, undefined, { queue: "quick" }), "succeeded")

@@ -13,12 +13,8 @@ const finished = (world: World, days: number) =>
     const { job } = counted("Old")
     for (const state of [2, 3, 4]) {
       const id = yield* client.createRun(job, undefined)
-      yield* world.unsafe(
-        `UPDATE @_runs SET state = ${state}, finished_at = created_at - ${Math.round(days * day)} WHERE id = '${id}'`
-      )
-      yield* world.unsafe(
-        `INSERT INTO @_attempts (run_id, fence, attempt, ended_at, outcome) VALUES ('${id}', 1, 1, 1, 'error')`
-      )
+      yield* world.unsafe(`UPDATE @_runs SET state = ${state}, finished_at = created_at - ${Math.round(days * day)} WHERE id = '${id}'`)
+      yield* world.unsafe(`INSERT INTO @_attempts (run_id, fence, attempt, ended_at, outcome) VALUES ('${id}', 1, 1, 1, 'error')`)
     }
   })
 
@@ -69,8 +65,7 @@ onEveryDatabase("retention", (it) => {
         const values = rows.map(() => crypto.randomUUID()).map((id, row) => `('${id}', '${rows[row]?.id}')`)
         yield* world.unsafe(
           world.sql.onDialectOrElse({
-            mysql: () =>
-              `INSERT INTO @_runs (id, origin_id, ${columns}) SELECT UUID(), UUID(), ${columns} FROM @_runs WHERE state = 2`,
+            mysql: () => `INSERT INTO @_runs (id, origin_id, ${columns}) SELECT UUID(), UUID(), ${columns} FROM @_runs WHERE state = 2`,
             orElse: () =>
               `INSERT INTO @_runs (id, origin_id, ${columns}) SELECT v.column1, v.column1, ${columns}
                FROM @_runs r JOIN (VALUES ${values.join(", ")}) v ON v.column2 = r.id`,

@@ -20,7 +20,12 @@ onEveryDatabase("retries", (it) => {
       const jobsd = yield* world.start(live, { jobs: [Both] })
       const id = yield* jobsd.createRun(Both, undefined)
       const state = yield* reaches(jobsd, id, "failed")
-      assert.deepStrictEqual(seen, ["1: 0 errors, 0 timeouts", "2: 1 errors, 0 timeouts", "3: 1 errors, 1 timeouts", "4: 2 errors, 1 timeouts"])
+      assert.deepStrictEqual(seen, [
+        "1: 0 errors, 0 timeouts",
+        "2: 1 errors, 0 timeouts",
+        "3: 1 errors, 1 timeouts",
+        "4: 2 errors, 1 timeouts"
+      ])
       assert.deepInclude(state, { attempt: 4, retriesOnErrorCount: 3, retriesOnTimeoutCount: 1, completedError: "no" })
       // the last attempt is in the run, those before it are kept beside
       const attempts = yield* world.rows("attempts", "ORDER BY attempt")
@@ -61,7 +66,10 @@ onEveryDatabase("retries", (it) => {
     Effect.gen(function* () {
       const world = yield* makeWorld
       const Never = Job.make("Never", { retriesOnError: 10 })
-      const jobsd = yield* world.start(Never.toLayer(() => Effect.fail("no")), { jobs: [Never] })
+      const jobsd = yield* world.start(
+        Never.toLayer(() => Effect.fail("no")),
+        { jobs: [Never] }
+      )
       const backoff = Schedule.intersect(now, Schedule.recurs(2))
       const state = yield* reaches(jobsd, yield* jobsd.createRun(Never, undefined, { backoff }), "failed")
       assert.strictEqual(state.attempt, 3)
@@ -95,7 +103,10 @@ onEveryDatabase("a timeout", (it) => {
       const live = Layer.merge(
         Slow.toLayer(() =>
           Effect.acquireRelease(Effect.void, () =>
-            Effect.zipRight(Effect.sleep("150 millis"), Effect.sync(() => events.push("finalized")))
+            Effect.zipRight(
+              Effect.sleep("150 millis"),
+              Effect.sync(() => events.push("finalized"))
+            )
           ).pipe(Effect.zipRight(Effect.never))
         ),
         Next.toLayer(() => Effect.sync(() => events.push("next")))
@@ -116,7 +127,10 @@ onEveryDatabase("a timeout", (it) => {
       const block = Effect.sync(() => {
         for (const until = Date.now() + 150; Date.now() < until; ) {}
       })
-      const jobsd = yield* world.start(Busy.toLayer(() => block), { jobs: [Busy] })
+      const jobsd = yield* world.start(
+        Busy.toLayer(() => block),
+        { jobs: [Busy] }
+      )
       const id = yield* jobsd.createRun(Busy, undefined)
       yield* reaches(jobsd, id, "succeeded")
       assert.strictEqual(Number((yield* world.rows("runs"))[0]?.late), 1)
@@ -129,7 +143,12 @@ onEveryDatabase("a timeout", (it) => {
       const go = yield* Deferred.make<void>()
       const Patient = Job.make("Patient", { timeout: Number.POSITIVE_INFINITY })
       const jobsd = yield* world.start(
-        Patient.toLayer((_, { timeoutAt }) => Effect.zipRight(Effect.sync(() => assert.isNull(timeoutAt)), Deferred.await(go))),
+        Patient.toLayer((_, { timeoutAt }) =>
+          Effect.zipRight(
+            Effect.sync(() => assert.isNull(timeoutAt)),
+            Deferred.await(go)
+          )
+        ),
         { jobs: [Patient], timeout: "50 millis" }
       )
       const id = yield* jobsd.createRun(Patient, undefined)
@@ -148,8 +167,13 @@ onEveryDatabase("a timeout", (it) => {
       const client = yield* world.client()
       const id = yield* client.createRun(Stuck, undefined)
       // a living instance has it, and its deadline passed a long time ago
-      yield* world.unsafe(`UPDATE @_runs SET state = 1, fence = 1, owner = '${stuck}', claim_token = '${stuck}', claimed_at = 1, deadline_at = 2`)
-      const jobsd = yield* world.start(Stuck.toLayer(() => Effect.void), { jobs: [Stuck] })
+      yield* world.unsafe(
+        `UPDATE @_runs SET state = 1, fence = 1, owner = '${stuck}', claim_token = '${stuck}', claimed_at = 1, deadline_at = 2`
+      )
+      const jobsd = yield* world.start(
+        Stuck.toLayer(() => Effect.void),
+        { jobs: [Stuck] }
+      )
       const state = yield* reaches(jobsd, id, "succeeded")
       assert.deepInclude(state, { retriesOnTimeoutCount: 1, attempt: 2 })
       yield* eventually(world.rows("attempts"), ([row]) => row?.outcome === "timeout" && row?.instance === stuck)

@@ -65,7 +65,8 @@ describe("settings", () => {
         tablePrefix: "configured",
         queues: { mail: 3 }
       }).pipe(Layer.provide(ALive), Layer.provide(memory))
-      const provider = (entries: ReadonlyArray<readonly [string, string]>) => Layer.setConfigProvider(ConfigProvider.fromMap(new Map(entries)))
+      const provider = (entries: ReadonlyArray<readonly [string, string]>) =>
+        Layer.setConfigProvider(ConfigProvider.fromMap(new Map(entries)))
       const context = yield* Layer.build(
         Layer.provide(
           layer,
@@ -98,14 +99,21 @@ describe("settings", () => {
     const settings = resolve({})
     assert.isTrue(settings._tag === "Right")
     if (settings._tag === "Left") return
-    assert.deepInclude(settings.right, { pollMillis: 5000, sweepMillis: 10_000, leaseMillis: 30_000, heartbeatMillis: 6000, trustMillis: 18_000 })
+    assert.deepInclude(settings.right, {
+      pollMillis: 5000,
+      sweepMillis: 10_000,
+      leaseMillis: 30_000,
+      heartbeatMillis: 6000,
+      trustMillis: 18_000
+    })
     assert.deepStrictEqual([...settings.right.queues], [["default", 10]])
     assert.strictEqual(defaults.payloadLimit, 1024 * 1024)
   })
 })
 
 describe("a backoff", () => {
-  const delays = (backoff: Schedule.Schedule<unknown, unknown>, steps = 5) => Effect.map(replay(backoff, steps, "seed"), (replayed) => replayed.delays)
+  const delays = (backoff: Schedule.Schedule<unknown, unknown>, steps = 5) =>
+    Effect.map(replay(backoff, steps, "seed"), (replayed) => replayed.delays)
 
   effect("is replayed to the delays that Effect would wait", () =>
     Effect.gen(function* () {

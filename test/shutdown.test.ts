@@ -26,7 +26,12 @@ onEveryDatabase("a shutdown", (it) => {
       const events: Array<string> = []
       const Endless = Job.make("Endless")
       const live = Endless.toLayer(() =>
-        Effect.onInterrupt(Effect.never, () => Effect.delay(Effect.sync(() => events.push("finalized")), "50 millis"))
+        Effect.onInterrupt(Effect.never, () =>
+          Effect.delay(
+            Effect.sync(() => events.push("finalized")),
+            "50 millis"
+          )
+        )
       )
       const jobsd = yield* world.start(live, { jobs: [Endless], shutdownTimeout: "200 millis" })
       const id = yield* jobsd.createRun(Endless, undefined, { unique: "key" })
@@ -52,7 +57,11 @@ onEveryDatabase("a shutdown", (it) => {
       const live = Uses.toLayer(
         Effect.gen(function* () {
           yield* Effect.addFinalizer(() => Effect.sync(() => events.push("connection closed")))
-          return () => Effect.delay(Effect.sync(() => events.push("run ended")), "200 millis")
+          return () =>
+            Effect.delay(
+              Effect.sync(() => events.push("run ended")),
+              "200 millis"
+            )
         })
       )
       const jobsd = yield* world.start(live, { jobs: [Uses] })

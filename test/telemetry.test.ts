@@ -44,9 +44,7 @@ onEveryDatabase("telemetry", (it) => {
       const world = yield* makeWorld
       const { spans, tracer } = recording()
       const Traced = Job.make("Traced", { retriesOnError: 1, queue: "traced" })
-      const live = Traced.toLayer((_, { attempt }) =>
-        attempt === 1 ? Effect.fail("no") : Effect.withSpan(Effect.void, "inside")
-      )
+      const live = Traced.toLayer((_, { attempt }) => (attempt === 1 ? Effect.fail("no") : Effect.withSpan(Effect.void, "inside")))
       const jobsd = yield* Effect.withTracer(world.start(live, { jobs: [Traced], queues: { traced: 1 } }), tracer)
       const id = yield* jobsd.createRun(Traced, undefined).pipe(Effect.withTracer(tracer))
       yield* reaches(jobsd, id, "succeeded")
@@ -105,7 +103,10 @@ onEveryDatabase("telemetry", (it) => {
     Effect.gen(function* () {
       const world = yield* makeWorld
       const Logging = Job.make("Logging")
-      const jobsd = yield* world.start(Logging.toLayer(() => Effect.log("at work")), { jobs: [Logging] })
+      const jobsd = yield* world.start(
+        Logging.toLayer(() => Effect.log("at work")),
+        { jobs: [Logging] }
+      )
       const id = yield* jobsd.createRun(Logging, undefined)
       yield* reaches(jobsd, id, "succeeded")
       const line = world.logs.find(({ message }) => message === "at work")

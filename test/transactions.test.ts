@@ -64,11 +64,9 @@ onEveryDatabase("createRun in the caller's transaction", (it, database) => {
       const kept = yield* world.sql.withTransaction(
         Effect.gen(function* () {
           const outer = yield* jobsd.createRun(Mail, undefined, { unique: "outer" })
-          yield* jobsd.createRun(Mail, undefined, { unique: "inner" }).pipe(
-            Effect.zipRight(Effect.fail("no")),
-            world.sql.withTransaction,
-            Effect.ignore
-          )
+          yield* jobsd
+            .createRun(Mail, undefined, { unique: "inner" })
+            .pipe(Effect.zipRight(Effect.fail("no")), world.sql.withTransaction, Effect.ignore)
           // a key held is no error, and does not end the transaction
           assert.strictEqual(yield* jobsd.createRun(Mail, undefined, { unique: "outer" }), outer)
           return outer
@@ -127,12 +125,14 @@ onEveryDatabase("createRun in the caller's transaction", (it, database) => {
       const jobsd = yield* world.start(live, { jobs: [job] })
       const created = yield* Deferred.make<void>()
       const commit = yield* Deferred.make<void>()
-      const fiber = yield* jobsd.createRun(job, undefined).pipe(
-        Effect.zipLeft(Deferred.succeed(created, undefined)),
-        Effect.zipLeft(Deferred.await(commit)),
-        world.sql.withTransaction,
-        Effect.fork
-      )
+      const fiber = yield* jobsd
+        .createRun(job, undefined)
+        .pipe(
+          Effect.zipLeft(Deferred.succeed(created, undefined)),
+          Effect.zipLeft(Deferred.await(commit)),
+          world.sql.withTransaction,
+          Effect.fork
+        )
       yield* Deferred.await(created)
       yield* Effect.sleep("300 millis")
       assert.lengthOf(calls, 0)
@@ -146,7 +146,9 @@ onEveryDatabase("createRun in the caller's transaction", (it, database) => {
       const world = yield* makeWorld
       const Parent = Job.make("Parent", { retriesOnError: 0 })
       const handlers = Parent.toLayer(() =>
-        Effect.flatMap(SqlClient.SqlClient, (sql) => sql.withTransaction(Effect.zipRight(Jobsd.createRun(Mail), Effect.fail("rolled back"))))
+        Effect.flatMap(SqlClient.SqlClient, (sql) =>
+          sql.withTransaction(Effect.zipRight(Jobsd.createRun(Mail), Effect.fail("rolled back")))
+        )
       ).pipe(Layer.provide(Layer.succeed(SqlClient.SqlClient, world.sql)))
       const jobsd = yield* world.start(handlers, { jobs: [Parent] })
       const id = yield* jobsd.createRun(Parent, undefined)

@@ -49,8 +49,7 @@ const findMariadb = () => {
 
 const installMariadb = () => {
   console.warn("installing mariadb-server-core with apt-get, for the tests on MariaDB (JOBSD_TEST_INSTALL=0 forbids it)")
-  const apt = (...args: ReadonlyArray<string>) =>
-    answers("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", ...args)
+  const apt = (...args: ReadonlyArray<string>) => answers("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", ...args)
   // the package with the server alone: mariadb-server would also start one
   const install = () => apt("install", "-y", "--no-install-recommends", "mariadb-server-core")
   return install() || (apt("update") && (install() || apt("install", "-y", "--no-install-recommends", "mariadb-server")))

@@ -74,9 +74,7 @@ const urls = {
 
 /** A new, empty database, and a client for it. */
 export const databaseLayer = (name: DatabaseName): Layer.Layer<SqlClient.SqlClient | Target> =>
-  Layer.unwrapScoped(
-    Effect.map(urls[name].make, (url) => Layer.merge(clientLayer(url), Layer.succeed(Target, { name, url })))
-  )
+  Layer.unwrapScoped(Effect.map(urls[name].make, (url) => Layer.merge(clientLayer(url), Layer.succeed(Target, { name, url }))))
 
 /** What a suite's tests are written with: `it.scoped` with the live clock, and the database in the context. */
 export type Suite = Vitest.MethodsNonLive<SqlClient.SqlClient | Target, true>

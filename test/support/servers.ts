@@ -8,7 +8,7 @@ import { createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import type { TestProject } from "vitest/node"
-import { ensureMariadb, findPostgres, type Found } from "./binaries.js"
+import { ensureMariadb, type Found, findPostgres } from "./binaries.js"
 
 /** A server's URL, or why there is none. */
 export interface Server {
@@ -155,7 +155,18 @@ const startMariadb = async ({ server, install }: { readonly server: string; read
 const startMariadbContainer = async (): Promise<Running> => {
   const port = await freePort()
   const docker = (...args: ReadonlyArray<string>) => execFileSync("docker", args, { encoding: "utf8", stdio: "pipe" }).trim()
-  const id = docker("run", "-d", "--rm", "-e", "MARIADB_ROOT_PASSWORD=test", "-e", "MARIADB_DATABASE=test", "-p", `127.0.0.1:${port}:3306`, "mariadb:11.4")
+  const id = docker(
+    "run",
+    "-d",
+    "--rm",
+    "-e",
+    "MARIADB_ROOT_PASSWORD=test",
+    "-e",
+    "MARIADB_DATABASE=test",
+    "-p",
+    `127.0.0.1:${port}:3306`,
+    "mariadb:11.4"
+  )
   const stop = async () => {
     docker("stop", "-t", "1", id)
   }

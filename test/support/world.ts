@@ -46,7 +46,10 @@ export const makeWorld = Effect.gen(function* () {
   const build = <E>(layer: Layer.Layer<Jobsd.Jobsd, E, SqlClient.SqlClient>): Effect.Effect<Started, E> =>
     Effect.gen(function* () {
       const scope = yield* Scope.fork(outer, ExecutionStrategy.sequential)
-      const context = yield* Layer.buildWithScope(Layer.provide(layer, Layer.merge(Layer.succeed(SqlClient.SqlClient, sql), collecting)), scope)
+      const context = yield* Layer.buildWithScope(
+        Layer.provide(layer, Layer.merge(Layer.succeed(SqlClient.SqlClient, sql), collecting)),
+        scope
+      )
       return { ...Context.get(context, Jobsd.Jobsd), stop: Scope.close(scope, Exit.void) }
     })
 
@@ -58,14 +61,23 @@ export const makeWorld = Effect.gen(function* () {
     start: <const Jobs extends ReadonlyArray<Job.Job.Any>, E, R extends SqlClient.SqlClient>(
       handlers: Layer.Layer<Job.Job.HandlerOf<Jobs[number]>, E, R>,
       options: Options<Jobs>
-    ) => build(Layer.provide(Jobsd.layer({ tablePrefix: prefix, ...quick, ...options }), handlers) as Layer.Layer<Jobsd.Jobsd, E, SqlClient.SqlClient>),
+    ) =>
+      build(
+        Layer.provide(Jobsd.layer({ tablePrefix: prefix, ...quick, ...options }), handlers) as Layer.Layer<
+          Jobsd.Jobsd,
+          E,
+          SqlClient.SqlClient
+        >
+      ),
     /** makes the tables, without an instance */
     migrate: Effect.provideService(Jobsd.migrate({ tablePrefix: prefix }), SqlClient.SqlClient, sql),
     /** a client that handles nothing */
     client: (settings: Jobsd.Settings = {}) => build(Jobsd.layerClient({ tablePrefix: prefix, ...settings })),
     /** rows of a table, named without its prefix */
-    rows: <A extends object = Record<string, unknown>>(table: "runs" | "attempts" | "instances" | "runs_view" | "instances_view", rest = "") =>
-      Effect.orDie(sql.unsafe<A>(`SELECT * FROM ${prefix}_${table} ${rest}`)),
+    rows: <A extends object = Record<string, unknown>>(
+      table: "runs" | "attempts" | "instances" | "runs_view" | "instances_view",
+      rest = ""
+    ) => Effect.orDie(sql.unsafe<A>(`SELECT * FROM ${prefix}_${table} ${rest}`)),
     /** any statement; `@` stands for the prefix */
     unsafe: (text: string) => Effect.orDie(sql.unsafe<Record<string, unknown>>(text.replaceAll("@", prefix)))
   }
@@ -92,11 +104,8 @@ export const eventually = <A, E, R>(
   })
 
 /** Waits until a run is in one of these states. */
-export const reaches = (
-  jobsd: Pick<Jobsd.Jobsd.Service, "getRunState">,
-  id: Run.RunId,
-  ...statuses: ReadonlyArray<Run.RunStatus>
-) => eventually(jobsd.getRunState(id), (state) => statuses.includes(state.status))
+export const reaches = (jobsd: Pick<Jobsd.Jobsd.Service, "getRunState">, id: Run.RunId, ...statuses: ReadonlyArray<Run.RunStatus>) =>
+  eventually(jobsd.getRunState(id), (state) => statuses.includes(state.status))
 
 /** A job whose handler runs this effect, and how often it was called. */
 export const counted = <Name extends string>(name: Name, work: Effect.Effect<unknown, unknown> = Effect.void) => {

@@ -69,7 +69,7 @@ const startSession = ({ database, host, jobs, pid, schedules, settings }: Engine
     const id = uuidv7(Date.now()) as InstanceId
     const known = { jobs: [...jobs.keys()], schedules: [...schedules.keys()] }
     const queues = [...settings.queues.keys()]
-    const store = runStore.make(database, id, known, queues, settings.leaseMillis)
+    const store = runStore.make({ database, me: id, known, queues, leaseMillis: settings.leaseMillis })
     const instances = instanceStore.make(
       database,
       { id, host, pid, ...known, queues: Object.fromEntries(settings.queues) },

@@ -114,16 +114,17 @@ export const make = (sql: SqlClient.SqlClient, dialect: Dialect, tablePrefix: st
 
     // better-sqlite3 waits for a lock synchronously, 5 s by default, and stops the event loop meanwhile: fail at once, and
     // try again from here. The setting is the connection's, which is the user's too, so it is put back.
-    const withoutBusyWait = <A, E>(session: Session, effect: Effect.Effect<A, E>): Effect.Effect<A, E | SqlError> =>
-      dialect.name !== "sqlite"
+    const { blockingWait } = dialect
+    const withoutBlocking = <A, E>(session: Session, effect: Effect.Effect<A, E>): Effect.Effect<A, E | SqlError> =>
+      blockingWait === null
         ? effect
-        : Effect.flatMap(session.run("PRAGMA busy_timeout"), (rows) => {
+        : Effect.flatMap(session.run(blockingWait), (rows) => {
             const before = Number(rows[0]?.timeout ?? 0)
             return before === 0
               ? effect
               : Effect.zipRight(
-                  session.run("PRAGMA busy_timeout = 0"),
-                  Effect.ensuring(effect, Effect.ignore(session.run(`PRAGMA busy_timeout = ${before}`)))
+                  session.run(`${blockingWait} = 0`),
+                  Effect.ensuring(effect, Effect.ignore(session.run(`${blockingWait} = ${before}`)))
                 )
           })
 
@@ -131,7 +132,7 @@ export const make = (sql: SqlClient.SqlClient, dialect: Dialect, tablePrefix: st
       Effect.scoped(
         Effect.flatMap(reserve, (connection) => {
           const session = sessionOn(connection)
-          return withoutBusyWait(session, use(session))
+          return withoutBlocking(session, use(session))
         })
       )
 
@@ -176,7 +177,7 @@ export const make = (sql: SqlClient.SqlClient, dialect: Dialect, tablePrefix: st
           Effect.scoped(
             Effect.flatMap(reserve, (connection) => {
               const session = sessionOn(connection)
-              return withoutBusyWait(session, transaction(operation, session, use))
+              return withoutBlocking(session, transaction(operation, session, use))
             })
           ).pipe(Effect.mapError(translated(operation, false)))
         )

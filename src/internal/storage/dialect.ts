@@ -39,7 +39,6 @@ export type Failure =
   | "rejected"
 
 export interface Dialect {
-  readonly name: "postgres" | "mysql" | "sqlite"
   readonly placeholders: Placeholders
   /** the database's clock: epoch milliseconds, the same within one statement */
   readonly now: string
@@ -59,6 +58,8 @@ export interface Dialect {
   /** the same, waiting for the lock */
   readonly forUpdate: string
   readonly begin: string
+  /** the setting that makes the driver wait for a lock and stop the event loop meanwhile, in milliseconds */
+  readonly blockingWait: string | null
   /** sent before a transaction or a statement of ours, so that it takes no gap locks */
   readonly beforeWrite: string | null
   /** the claim of one queue, all priorities in order: an UPDATE that marks them */
@@ -100,12 +101,6 @@ export interface UpdateFrom {
   readonly on: string
   readonly where: string
 }
-
-/** `a = 1, b = 2`, with what stands before each column: MySQL wants it there, the others forbid it. */
-export const assignments = (set: UpdateFrom["set"], before = ""): string =>
-  Object.entries(set)
-    .map(([column, value]) => `${before}${column} = ${value}`)
-    .join(", ")
 
 export interface UpdateLimited {
   readonly table: string

@@ -190,7 +190,7 @@ export const migrate = (database: Database): Effect.Effect<void, MigrationError 
   const { lock, unlock } = dialect.ddl.migrationLock(tables)
   const locked = database.transact("migrate", (session) =>
     Effect.zipRight(
-      lock === null ? Effect.void : session.run(lock),
+      Effect.asVoid(lock === null ? Effect.void : session.run(lock)),
       Effect.ensuring(apply(session), unlock === null ? Effect.void : Effect.ignore(session.run(unlock)))
     )
   )

@@ -41,3 +41,9 @@ export const bind = (statement: Statement, values: { readonly [name: string]: Va
     }
     return value
   })
+
+/** `a = 1, b = 2`, with what stands before each column: MySQL wants it there, the others forbid it. */
+export const assignments = (set: { readonly [column: string]: string }, before = ""): string =>
+  Object.entries(set)
+    .map(([column, value]) => `${before}${column} = ${value}`)
+    .join(", ")

@@ -1,7 +1,8 @@
 /** MySQL 8 and MariaDB from 10.6: both have SKIP LOCKED and JSON_TABLE; neither has UPDATE ... RETURNING. */
 import type { SqlError } from "@effect/sql/SqlError"
-import { assignments, type ColumnType, type Dialect, type Failure } from "../dialect.js"
+import type { ColumnType, Dialect, Failure } from "../dialect.js"
 import { errorCode, errorMessage } from "../driverError.js"
+import { assignments } from "../statement.js"
 
 const ascii = "CHARACTER SET ascii COLLATE ascii_bin"
 const unicode = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
@@ -45,7 +46,6 @@ const failure = (error: SqlError): Failure => {
 }
 
 export const mysql: Dialect = {
-  name: "mysql",
   placeholders: "positional",
   now,
   types,
@@ -60,6 +60,7 @@ export const mysql: Dialect = {
   skipLocked: "FOR UPDATE SKIP LOCKED",
   forUpdate: "FOR UPDATE",
   begin: "BEGIN",
+  blockingWait: null,
   // under REPEATABLE READ a claim locks the gaps that inserts need (500 ms of waiting against 2 ms), and deadlocks
   beforeWrite: "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
   // the range optimizer reads one index range per priority, in order and without a sort

@@ -1,6 +1,7 @@
 import type { SqlError } from "@effect/sql/SqlError"
-import { assignments, type ColumnType, type Dialect, type Failure } from "../dialect.js"
+import type { ColumnType, Dialect, Failure } from "../dialect.js"
 import { errorCode, errorMessage } from "../driverError.js"
+import { assignments } from "../statement.js"
 
 const types: { readonly [T in ColumnType]: string } = {
   id: "uuid",
@@ -30,7 +31,6 @@ const failure = (error: SqlError): Failure => {
 }
 
 export const postgres: Dialect = {
-  name: "postgres",
   placeholders: "numbered",
   now,
   types,
@@ -45,6 +45,7 @@ export const postgres: Dialect = {
   skipLocked: "FOR UPDATE SKIP LOCKED",
   forUpdate: "FOR UPDATE",
   begin: "BEGIN",
+  blockingWait: null,
   beforeWrite: null,
   // One index range per priority: a plain ORDER BY over all of them would walk every future row of the more urgent ones
   // (5 ms with 200,000 of them, against 0.3 ms). The lateral subqueries are pulled row by row, so no more is locked than taken.

@@ -1,6 +1,7 @@
 import type { SqlError } from "@effect/sql/SqlError"
-import { assignments, type ColumnType, type Dialect, type Failure } from "../dialect.js"
+import type { ColumnType, Dialect, Failure } from "../dialect.js"
 import { errorCode, errorMessage } from "../driverError.js"
+import { assignments } from "../statement.js"
 
 const types: { readonly [T in ColumnType]: string } = {
   id: "TEXT",
@@ -23,7 +24,6 @@ const failure = (error: SqlError): Failure => {
 }
 
 export const sqlite: Dialect = {
-  name: "sqlite",
   placeholders: "positional",
   now,
   types,
@@ -39,6 +39,7 @@ export const sqlite: Dialect = {
   forUpdate: "",
   // a deferred transaction that reads first fails when it wants to write (956 times in 37,000 with 8 processes)
   begin: "BEGIN IMMEDIATE",
+  blockingWait: "PRAGMA busy_timeout",
   beforeWrite: null,
   claim: ({ runs }, { alive, columns, known, limit, set }) => `
     UPDATE ${runs} AS r

@@ -1,0 +1,48 @@
+/** What the statements about runs share: the columns that travel as JSON, and whose statements they are. */
+import type { InstanceId } from "../../../Instance.js"
+import type { Database, Values } from "../database.js"
+import type { ColumnType } from "../dialect.js"
+
+/** The jobs and schedules an instance knows. */
+export interface Known {
+  readonly jobs: ReadonlyArray<string>
+  readonly schedules: ReadonlyArray<string>
+}
+
+/** Who asks. */
+export interface Asker {
+  readonly database: Database
+  readonly me: InstanceId
+  readonly known: Known
+  readonly queues: ReadonlyArray<string>
+  readonly leaseMillis: number
+}
+
+/** An earlier attempt, on its way into the attempts table. */
+export const attemptColumns = {
+  run_id: "id",
+  fence: "big",
+  attempt: "int",
+  started_at: "big",
+  outcome: "name",
+  error: "text"
+} satisfies { [column: string]: ColumnType }
+
+export const idColumns = { id: "id" } satisfies { [column: string]: ColumnType }
+
+/** JSON leaves out what is undefined, and what is left out is NULL on every database */
+export const orAbsent = <A>(value: A | null): A | undefined => (value === null ? undefined : value)
+export const json = JSON.stringify
+
+export const placeholders = (prefix: string, names: ReadonlyArray<string>): string => names.map((_, i) => `:${prefix}${i}`).join(", ")
+export const valuesOf = (prefix: string, names: ReadonlyArray<string>): Values =>
+  Object.fromEntries(names.map((name, i) => [`${prefix}${i}`, name]))
+
+/** What an instance knows, as a condition with its parameters. */
+export const knownCondition = (known: Known): { readonly sql: string; readonly values: Values } => {
+  const schedules = known.schedules.length === 0 ? "" : ` OR schedule IN (${placeholders("schedule", known.schedules)})`
+  return {
+    sql: known.jobs.length === 0 ? "AND 1 = 0" : `AND job IN (${placeholders("job", known.jobs)}) AND (schedule IS NULL${schedules})`,
+    values: { ...valuesOf("job", known.jobs), ...valuesOf("schedule", known.schedules) }
+  }
+}

@@ -1,0 +1,61 @@
+/** Reading and cancelling runs. */
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import type { StorageError } from "../../../JobsdError.js"
+import type { RunId, RunState } from "../../../Run.js"
+import { State } from "../../lifecycle.js"
+import { number, runState, stateColumns } from "../runRow.js"
+import type { Statement } from "../statement.js"
+import type { Asker } from "./context.js"
+
+export interface Read {
+  /** the database's clock */
+  readonly now: Effect.Effect<number, StorageError>
+  readonly latestOfChain: (id: RunId) => Effect.Effect<Option.Option<RunState>, StorageError>
+  readonly cancelWaiting: (id: RunId) => Effect.Effect<boolean, StorageError>
+  readonly requestCancel: (id: RunId) => Effect.Effect<boolean, StorageError>
+}
+
+export const make = ({ database }: Asker): Read => {
+  const { dialect, statement, tables } = database
+  const { now } = dialect
+  const { runs } = tables
+
+  const selectNow = statement(`SELECT ${now} AS now`)
+
+  const selectLatest = statement(`
+    SELECT ${stateColumns.join(", ")} FROM ${runs}
+    WHERE origin_id = COALESCE((SELECT origin_id FROM ${runs} WHERE id = ${dialect.id(":id")}), ${dialect.id(":id")})
+    ORDER BY occurrence DESC
+    LIMIT 1`)
+
+  const cancelIfWaiting = statement(`
+    UPDATE ${runs}
+    SET state = ${State.cancelled}, finished_at = ${now}, unique_key = NULL
+    WHERE id = :id AND state IN (${State.ready}, ${State.parked})`)
+
+  const requestIfRunning = statement(`
+    UPDATE ${runs}
+    SET cancel_at = COALESCE(cancel_at, ${now})
+    WHERE id = :id AND state = ${State.running}`)
+
+  const changed = (operation: string, change: Statement) => (id: RunId) =>
+    Effect.map(
+      database.write(operation, (session) => session.affected(change, { id })),
+      (rows) => rows > 0
+    )
+
+  return {
+    now: Effect.map(
+      database.read("ask for the time", (session) => session.rows(selectNow, {})),
+      (rows) => number(rows[0]!.now)
+    ),
+    latestOfChain: (id) =>
+      Effect.map(
+        database.read("read a run", (session) => session.rows(selectLatest, { id })),
+        (rows) => Option.map(Option.fromNullable(rows[0]), runState)
+      ),
+    cancelWaiting: changed("cancel a run", cancelIfWaiting),
+    requestCancel: changed("cancel a run", requestIfRunning)
+  }
+}

@@ -1,0 +1,232 @@
+/** Writing the outcome of attempts, each guarded by fence and token, and what follows from them. */
+import type { SqlError } from "@effect/sql/SqlError"
+import * as Effect from "effect/Effect"
+import type { StorageError } from "../../../JobsdError.js"
+import type { RunId } from "../../../Run.js"
+import { type Settlement, State } from "../../lifecycle.js"
+import type { Row, Session } from "../database.js"
+import type { ColumnType } from "../dialect.js"
+import { attemptOf, type ClaimedRun, string } from "../runRow.js"
+import { type Asker, attemptColumns, json, orAbsent } from "./context.js"
+
+/** A settled attempt: whose it is, what to write, and the id of what follows. */
+export interface Settled {
+  readonly run: ClaimedRun
+  readonly settlement: Settlement
+  /** the true start of the attempt, or null if it did not start */
+  readonly startedAt: number | null
+  readonly successorId: RunId | null
+}
+
+export interface Settle {
+  /** writes what is still ours; returns the ids that were */
+  readonly settleOurs: (group: ReadonlyArray<Settled>) => Effect.Effect<ReadonlySet<string>, StorageError>
+  /** those of a group that an earlier, unacknowledged write of ours has settled */
+  readonly settledBefore: (group: ReadonlyArray<Settled>) => Effect.Effect<ReadonlySet<string>, StorageError>
+  /** gives back a run that we own but do not know, uncounted */
+  readonly releaseUnknown: (id: RunId, fence: number) => Effect.Effect<boolean, StorageError>
+}
+
+/** How many earlier attempts of a run are kept. */
+const attemptsKept = 20
+
+/** what a run hands to its successor as it is */
+const inherited = [
+  "job",
+  "queue",
+  "schedule",
+  "name",
+  "priority",
+  "created_by",
+  "max_errors",
+  "max_timeouts",
+  "max_crashes",
+  "timeout_ms",
+  "success_limit",
+  "backoff",
+  "payload",
+  "payload_bytes",
+  "traceparent"
+]
+
+const settledColumns = {
+  run_id: "id",
+  fence: "big",
+  token: "id",
+  state: "small",
+  delay: "big",
+  errors: "int",
+  timeouts: "int",
+  success_count: "int",
+  result: "text",
+  error: "text",
+  late: "small",
+  started_at: "big"
+} satisfies { [column: string]: ColumnType }
+
+const successorColumns = {
+  predecessor: "id",
+  id: "id",
+  due: "big",
+  success_count: "int",
+  unique_key: "key"
+} satisfies { [column: string]: ColumnType }
+
+export const make = ({ database, me }: Asker): Settle => {
+  const { dialect, statement, tables } = database
+  const { now } = dialect
+  const { attempts, runs } = tables
+
+  const goesOn = `(d.state = ${State.ready} AND r.cancel_at IS NULL)`
+  const guard = `r.fence = d.fence AND r.claim_token = d.token AND r.state = ${State.running}`
+  const settleIfOurs = statement(
+    dialect.updateFrom({
+      table: runs,
+      rows: dialect.rows(":rows", settledColumns),
+      // a retry or a release of a run that is to be cancelled becomes its cancellation
+      set: {
+        state: `CASE WHEN d.state = ${State.ready} AND r.cancel_at IS NOT NULL THEN ${State.cancelled} ELSE d.state END`,
+        run_at: `CASE WHEN d.delay IS NULL THEN r.run_at ELSE ${now} + d.delay END`,
+        finished_at: `CASE WHEN ${goesOn} THEN NULL ELSE ${now} END`,
+        unique_key: `CASE WHEN ${goesOn} THEN r.unique_key ELSE NULL END`,
+        owner: "NULL",
+        deadline_at: "NULL",
+        errors: "d.errors",
+        timeouts: "d.timeouts",
+        success_count: "d.success_count",
+        result: "d.result",
+        error: `CASE WHEN d.state = ${State.ready} AND d.delay IS NULL THEN r.error ELSE d.error END`,
+        late: "d.late",
+        started_at: "COALESCE(d.started_at, r.started_at)",
+        started_by: `CASE WHEN d.started_at IS NULL THEN r.started_by ELSE ${dialect.id(":me")} END`
+      },
+      on: "r.id = d.run_id",
+      where: guard
+    })
+  )
+  const lockOurs = statement(`
+    SELECT r.id FROM ${runs} r
+    JOIN ${dialect.rows(":rows", settledColumns)} ON r.id = d.run_id
+    WHERE ${guard}
+    ${dialect.forUpdate}`)
+
+  const insertSuccessors = statement(`
+    INSERT INTO ${runs} (id, origin_id, occurrence, state, run_at, created_at, unique_key, success_count, fence, errors, timeouts,
+      crashes, late, ${inherited.join(", ")})
+    SELECT d.id, r.origin_id, r.occurrence + 1, ${State.ready}, d.due, ${now}, d.unique_key, d.success_count, 0, 0, 0,
+      0, 0, ${inherited.map((column) => `r.${column}`).join(", ")}
+    FROM ${dialect.rows(":rows", successorColumns)}
+    JOIN ${runs} r ON r.id = d.predecessor
+    WHERE r.cancel_at IS NULL`)
+
+  const insertAttempts = statement(`
+    INSERT INTO ${attempts} (run_id, fence, attempt, started_at, ended_at, instance, outcome, error)
+    SELECT d.run_id, d.fence, d.attempt, d.started_at, ${now}, ${dialect.id(":me")}, d.outcome, d.error
+    FROM ${dialect.rows(":rows", attemptColumns)}`)
+
+  const forgetAttempts = statement(`DELETE FROM ${attempts} WHERE run_id = :id AND attempt <= :attempt`)
+
+  const settledRows = (group: ReadonlyArray<Settled>) =>
+    json(
+      group.map(({ run, settlement, startedAt }) => ({
+        run_id: run.id,
+        fence: run.fence,
+        token: run.token,
+        state: settlement.state,
+        delay: orAbsent(settlement.delayMillis),
+        errors: settlement.errors,
+        timeouts: settlement.timeouts,
+        success_count: settlement.successCount,
+        result: orAbsent(settlement.result),
+        error: orAbsent(settlement.error),
+        late: settlement.late ? 1 : 0,
+        started_at: orAbsent(startedAt)
+      }))
+    )
+
+  const ids = (rows: ReadonlyArray<Row>): ReadonlySet<string> => new Set(rows.map((row) => string(row.id)))
+
+  const writeOurs = (session: Session, group: ReadonlyArray<Settled>): Effect.Effect<ReadonlySet<string>, SqlError> => {
+    const rows = settledRows(group)
+    return dialect.returning
+      ? Effect.map(session.rows(settleIfOurs, { rows, me }), ids)
+      : Effect.flatMap(Effect.map(session.rows(lockOurs, { rows }), ids), (ours) =>
+          Effect.as(session.affected(settleIfOurs, { rows, me }), ours)
+        )
+  }
+
+  const settleOurs: Settle["settleOurs"] = (group) => {
+    const simple = group.every(({ settlement }) => settlement.successor === null && settlement.keepAttempt === null)
+    if (simple && dialect.returning) {
+      return database.write("settle runs", (session) => writeOurs(session, group))
+    }
+    return database.transact("settle runs", (session) =>
+      Effect.gen(function* () {
+        const ours = yield* writeOurs(session, group)
+        const mine = group.filter(({ run }) => ours.has(run.id))
+        const followed = mine.filter(({ settlement }) => settlement.successor !== null)
+        if (followed.length > 0) {
+          yield* session.affected(insertSuccessors, {
+            rows: json(
+              followed.map(({ run, settlement, successorId }) => ({
+                predecessor: run.id,
+                id: successorId,
+                due: settlement.successor!.runAt,
+                success_count: settlement.successor!.successCount,
+                unique_key: orAbsent(run.uniqueKey)
+              }))
+            )
+          })
+        }
+        const kept = mine.filter(({ settlement }) => settlement.keepAttempt !== null)
+        if (kept.length > 0) {
+          yield* session.affected(insertAttempts, {
+            me,
+            rows: json(
+              kept.map(({ run, settlement, startedAt }) => ({
+                run_id: run.id,
+                fence: run.fence,
+                attempt: attemptOf(run),
+                started_at: orAbsent(startedAt),
+                outcome: settlement.keepAttempt,
+                error: orAbsent(settlement.error)
+              }))
+            )
+          })
+          for (const { run } of kept) {
+            if (attemptOf(run) > attemptsKept) {
+              yield* session.affected(forgetAttempts, { id: run.id, attempt: attemptOf(run) - attemptsKept })
+            }
+          }
+        }
+        return ours
+      })
+    )
+  }
+
+  const selectSettled = statement(`
+    SELECT r.id FROM ${runs} r
+    JOIN ${dialect.rows(":rows", settledColumns)} ON r.id = d.run_id
+    WHERE r.fence = d.fence AND r.claim_token = d.token AND r.state <> ${State.running}`)
+
+  const settledBefore: Settle["settledBefore"] = (group) =>
+    Effect.map(
+      database.read("look for settled runs", (session) => session.rows(selectSettled, { rows: settledRows(group) })),
+      ids
+    )
+
+  const releaseIfUnknown = statement(`
+    UPDATE ${runs}
+    SET state = ${State.ready}, fence = fence + 1, owner = NULL, deadline_at = NULL
+    WHERE id = :id AND fence = :fence AND owner = :me AND state = ${State.running}`)
+
+  return {
+    settleOurs,
+    settledBefore,
+    releaseUnknown: (id, fence) =>
+      Effect.map(
+        database.write("release a run", (session) => session.affected(releaseIfUnknown, { id, fence, me })),
+        (rows) => rows > 0
+      )
+  }
+}

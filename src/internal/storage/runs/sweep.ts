@@ -1,0 +1,128 @@
+/** Runs of dead holders, and overdue ones: back to ready, by whoever sees them first. */
+import * as Effect from "effect/Effect"
+import type { StorageError } from "../../../JobsdError.js"
+import { State } from "../../lifecycle.js"
+import type { ColumnType } from "../dialect.js"
+import { number, numberOrNull, string, stringOrNull } from "../runRow.js"
+import type { Statement } from "../statement.js"
+import { type Asker, attemptColumns, json, orAbsent } from "./context.js"
+
+export interface Sweep {
+  /** declares instances dead, and puts back the runs of the dead and the overdue; returns how many */
+  readonly sweep: (leaseMillis: number) => Effect.Effect<number, StorageError>
+}
+
+/** How many runs one sweep takes at most. */
+const sweepBatch = 100
+
+export const make = ({ database }: Asker): Sweep => {
+  const { dialect, statement, tables } = database
+  const { now } = dialect
+  const { attempts, instances, runs } = tables
+
+  const orphaned = `r.state = ${State.running} AND NOT EXISTS (SELECT 1 FROM ${instances} i WHERE i.id = r.owner AND i.state IN (0, 1))`
+  const overdue = `r.state = ${State.running} AND r.deadline_at < ${now} - ${dialect.big(":lease")}`
+  const expired = `i.state IN (0, 1) AND i.lease_until < ${now}`
+
+  // an idle sweep is this one statement
+  const selectTrouble = statement(`
+    SELECT (SELECT COUNT(*) FROM ${instances} i WHERE ${expired}) AS expired,
+           (SELECT COUNT(*) FROM ${runs} r WHERE ${orphaned}) AS orphaned,
+           (SELECT COUNT(*) FROM ${runs} r WHERE ${overdue}) AS overdue`)
+
+  const declareDead = statement(`
+    UPDATE ${instances} AS i
+    SET state = 3
+    WHERE ${expired}`)
+
+  const lockTroubled = (condition: string) =>
+    statement(`
+      SELECT r.id, r.fence, r.errors, r.timeouts, r.crashes, r.claimed_at, r.owner FROM ${runs} r
+      WHERE ${condition}
+      ORDER BY r.id
+      LIMIT ${sweepBatch}
+      ${dialect.skipLockedRuns}`)
+  const lockOrphaned = lockTroubled(orphaned)
+  const lockOverdue = lockTroubled(overdue)
+
+  const takenBackColumns = { run_id: "id", fence: "big", claimed_at: "big", owner: "id" } satisfies { [column: string]: ColumnType }
+  const putBack = (counter: "crashes" | "timeouts") =>
+    statement(
+      dialect.updateFrom({
+        table: runs,
+        rows: dialect.rows(":rows", takenBackColumns),
+        set: {
+          state: `CASE WHEN r.cancel_at IS NULL THEN ${State.ready} ELSE ${State.cancelled} END`,
+          finished_at: `CASE WHEN r.cancel_at IS NULL THEN NULL ELSE ${now} END`,
+          unique_key: "CASE WHEN r.cancel_at IS NULL THEN r.unique_key ELSE NULL END",
+          run_at: now,
+          fence: "r.fence + 1",
+          [counter]: `r.${counter} + 1`,
+          started_at: "d.claimed_at",
+          started_by: "d.owner",
+          owner: "NULL",
+          deadline_at: "NULL"
+        },
+        on: "r.id = d.run_id",
+        where: `r.fence = d.fence AND r.state = ${State.running}`
+      })
+    )
+  const putBackCrashed = putBack("crashes")
+  const putBackOverdue = putBack("timeouts")
+
+  const sweepAttemptColumns = { ...attemptColumns, instance: "id" } satisfies { [column: string]: ColumnType }
+  const insertSweptAttempts = statement(`
+    INSERT INTO ${attempts} (run_id, fence, attempt, started_at, ended_at, instance, outcome, error)
+    SELECT d.run_id, d.fence, d.attempt, d.started_at, ${now}, d.instance, d.outcome, d.error
+    FROM ${dialect.rows(":rows", sweepAttemptColumns)}`)
+
+  const rescue = (lock: Statement, back: Statement, outcome: "crash" | "timeout", lease: number) =>
+    database.transact("rescue runs", (session) =>
+      Effect.gen(function* () {
+        const troubled = yield* session.rows(lock, { lease })
+        if (troubled.length === 0) return 0
+        yield* session.affected(insertSweptAttempts, {
+          rows: json(
+            troubled.map((row) => ({
+              run_id: string(row.id),
+              fence: number(row.fence),
+              attempt: number(row.errors) + number(row.timeouts) + number(row.crashes) + 1,
+              started_at: orAbsent(numberOrNull(row.claimed_at)),
+              instance: orAbsent(stringOrNull(row.owner)),
+              outcome,
+              error: outcome === "crash" ? "the instance that ran it died" : "it ran over its time, and its instance did not stop it"
+            }))
+          )
+        })
+        yield* session.affected(back, {
+          rows: json(
+            troubled.map((row) => ({
+              run_id: string(row.id),
+              fence: number(row.fence),
+              claimed_at: orAbsent(numberOrNull(row.claimed_at)),
+              owner: orAbsent(stringOrNull(row.owner))
+            }))
+          )
+        })
+        return troubled.length
+      })
+    )
+
+  const sweep: Sweep["sweep"] = (lease) =>
+    Effect.gen(function* () {
+      const trouble = (yield* database.read("look for dead instances", (session) => session.rows(selectTrouble, { lease })))[0]!
+      if (number(trouble.expired) > 0) {
+        yield* database.write("declare instances dead", (session) => session.affected(declareDead, {}))
+      }
+      let rescued = 0
+      if (number(trouble.expired) + number(trouble.orphaned) > 0) {
+        rescued += yield* rescue(lockOrphaned, putBackCrashed, "crash", lease)
+      }
+      if (number(trouble.overdue) > 0) {
+        rescued += yield* rescue(lockOverdue, putBackOverdue, "timeout", lease)
+      }
+      return rescued
+    })
+
+  return { sweep }
+}
