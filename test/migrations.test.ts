@@ -3,7 +3,8 @@ import { SqlClient } from "@effect/sql"
 import { assert } from "@effect/vitest"
 import { Effect, Layer } from "effect"
 import { Jobsd } from "jobsd"
-import { clientLayer, onEveryDatabase, Target } from "./support/databases.js"
+import { clientLayer } from "./support/client.js"
+import { onEveryDatabase, Target } from "./support/databases.js"
 import { counted, freshPrefix, makeWorld, reaches } from "./support/world.js"
 
 onEveryDatabase("migrations", (it, database) => {

@@ -3,7 +3,8 @@ import { SqlClient } from "@effect/sql"
 import { assert } from "@effect/vitest"
 import { Deferred, Effect, Fiber, Layer } from "effect"
 import { Job, Jobsd } from "jobsd"
-import { clientLayer, onEveryDatabase, Target } from "./support/databases.js"
+import { clientLayer } from "./support/client.js"
+import { onEveryDatabase, Target } from "./support/databases.js"
 import { counted, eventually, makeWorld, reaches } from "./support/world.js"
 
 const Mail = Job.make("Mail")

@@ -3,41 +3,16 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { SqlClient } from "@effect/sql"
-import { MysqlClient } from "@effect/sql-mysql2"
-import { PgClient } from "@effect/sql-pg"
-import { SqliteClient } from "@effect/sql-sqlite-node"
 import type { Vitest } from "@effect/vitest"
 import { describe, layer } from "@effect/vitest"
-import { Context, Effect, Layer, Redacted } from "effect"
+import { Context, Effect, Layer } from "effect"
 import { inject } from "vitest"
+import { clientLayer } from "./client.js"
 
 export type DatabaseName = "sqlite" | "postgres" | "mysql"
 
 /** Which database a test runs on, and how another process or another client reaches it. */
 export class Target extends Context.Tag("test/Target")<Target, { readonly name: DatabaseName; readonly url: string }>() {}
-
-/** A client for a URL; several clients of one URL are several programs, as far as the database knows. */
-export const clientLayer = (url: string, maxConnections = 10): Layer.Layer<SqlClient.SqlClient> =>
-  Layer.orDie<SqlClient.SqlClient, unknown, never>(
-    url.startsWith("postgres:")
-      ? PgClient.layer({ url: Redacted.make(url), maxConnections })
-      : url.startsWith("mysql:")
-        ? MysqlClient.layer(mysqlConfig(url, maxConnections))
-        : SqliteClient.layer({ filename: url })
-  )
-
-// with a `url` the driver would ignore the size of its pool
-const mysqlConfig = (text: string, maxConnections: number) => {
-  const url = new URL(text)
-  return {
-    host: url.hostname,
-    port: Number(url.port || 3306),
-    username: decodeURIComponent(url.username),
-    password: Redacted.make(decodeURIComponent(url.password)),
-    database: url.pathname.slice(1),
-    maxConnections
-  }
-}
 
 let databases = 0
 
