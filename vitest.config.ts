@@ -13,6 +13,8 @@ export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
     globalSetup: ["test/support/servers.ts"],
+    // tests wait more than they work
+    maxWorkers: 3,
     testTimeout: 30_000,
     hookTimeout: 60_000
   }

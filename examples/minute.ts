@@ -1,6 +1,6 @@
 import { SqliteClient } from "@effect/sql-sqlite-node"
-import { Console, DateTime, Effect, Layer, Schema } from "effect"
-import { Job, Jobsd, JobSchedule } from "jobsd"
+import { Console, DateTime, Effect, Fiber, Layer, Schema } from "effect"
+import { Job, JobSchedule, Jobsd } from "jobsd"
 
 // A job is a name and the shape of its payload.
 const Announce = Job.make("Announce", { payload: { name: Schema.String } })
@@ -27,4 +27,7 @@ const program = Effect.gen(function* () {
   yield* Effect.never
 })
 
-Effect.runPromise(Effect.scoped(Effect.provide(program, JobsdLive)))
+const running = Effect.runFork(Effect.provide(program, JobsdLive))
+
+// Ctrl-C ends it in good order: no more claims, running handlers may finish, every outcome is written.
+process.once("SIGINT", () => Effect.runFork(Fiber.interrupt(running)))

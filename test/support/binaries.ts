@@ -44,14 +44,18 @@ export const findPostgres = async (): Promise<Found | string> => {
 const findMariadb = () => {
   const server = which("mariadbd")
   const install = which("mariadb-install-db")
-  return server !== undefined && install !== undefined ? { server, install } : undefined
+  // the installer calls it, and on Debian another package has it
+  const defaults = which("my_print_defaults")
+  return server !== undefined && install !== undefined && defaults !== undefined ? { server, install } : undefined
 }
 
+// the server alone, and the package with what its installer needs: mariadb-server would also start one
+const packages = ["mariadb-server-core", "mariadb-client-core"]
+
 const installMariadb = () => {
-  console.warn("installing mariadb-server-core with apt-get, for the tests on MariaDB (JOBSD_TEST_INSTALL=0 forbids it)")
+  console.warn(`installing ${packages.join(" and ")} with apt-get, for the tests on MariaDB (JOBSD_TEST_INSTALL=0 forbids it)`)
   const apt = (...args: ReadonlyArray<string>) => answers("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", ...args)
-  // the package with the server alone: mariadb-server would also start one
-  const install = () => apt("install", "-y", "--no-install-recommends", "mariadb-server-core")
+  const install = () => apt("install", "-y", "--no-install-recommends", ...packages)
   return install() || (apt("update") && (install() || apt("install", "-y", "--no-install-recommends", "mariadb-server")))
 }
 
@@ -65,5 +69,5 @@ export const ensureMariadb = (): { readonly server: string; readonly install: st
     if (installed !== undefined) return installed
   }
   if (answers("docker", "info")) return "docker"
-  return "mariadb: no server found; install one (sudo apt-get install mariadb-server-core), or set JOBSD_TEST_MYSQL_URL=mysql://user:password@host/database"
+  return `mariadb: no server found; install one (sudo apt-get install ${packages.join(" ")}), or set JOBSD_TEST_MYSQL_URL=mysql://user:password@host/database`
 }
