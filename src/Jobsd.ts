@@ -13,11 +13,12 @@ import type * as DateTime from "effect/DateTime"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Runtime from "effect/Runtime"
 import type { NoInfer } from "effect/Types"
 import type { Instance, InstanceId } from "./Instance.js"
 import * as client from "./internal/client.js"
+import type { HandledJob } from "./internal/engine/attempt.js"
 import * as engine from "./internal/engine/engine.js"
-import { type HandledJob, runtimeFor } from "./internal/engine/runner.js"
 import { nameIssue, type Resolved, resolve } from "./internal/settings.js"
 import { type Database, make as makeDatabase, outsideTransaction, withoutTransaction } from "./internal/storage/database.js"
 import { dialectOf } from "./internal/storage/dialect.js"
@@ -346,6 +347,7 @@ const makeInstance = <const Jobs extends ReadonlyArray<Job.Any>>(options: LayerO
     const local: client.Local = {
       id: () => running?.id() ?? clientId,
       wake: () => running?.wake(),
+      due: (queue) => running?.due(queue),
       cancel: (id) => running?.cancel(id)
     }
     const service = Jobsd.of({
@@ -358,8 +360,11 @@ const makeInstance = <const Jobs extends ReadonlyArray<Job.Any>>(options: LayerO
     const traced = yield* isTraced
     const handled = new Map<string, HandledJob>()
     for (const job of jobs.values()) {
-      const { context, handle } = Context.unsafeGet(handlers as Context.Context<any>, job.handler) as Job.HandlerService
-      handled.set(job.name, { job, handle, traced, runtime: runtimeFor(base, Context.add(withoutTransaction(context), Jobsd, service)) })
+      const { context: built, handle } = Context.unsafeGet(handlers as Context.Context<any>, job.handler) as Job.HandlerService
+      // what the handler was built with, and the instance's own service on top
+      const context = Context.add(withoutTransaction(built), Jobsd, service)
+      const runtime = Runtime.make({ context, fiberRefs: base.fiberRefs, runtimeFlags: Runtime.defaultRuntime.runtimeFlags })
+      handled.set(job.name, { job, handle, traced, context, runtime })
     }
     running = yield* engine.start({ database, settings, jobs: handled, schedules, host: hostname(), pid: process.pid })
     return service
@@ -478,7 +483,7 @@ export const layerClient = (
         yield* migrations.check(database)
         const id = uuidv7(Date.now()) as InstanceId
         const store = storeOf(database, id, resolved)
-        const local: client.Local = { id: () => id, wake: () => {}, cancel: () => {} }
+        const local: client.Local = { id: () => id, wake: () => {}, due: () => {}, cancel: () => {} }
         return Jobsd.of({ ...client.make(store, resolved, local), instance: new NoInstance() })
       })
     )

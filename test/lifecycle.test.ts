@@ -5,6 +5,7 @@ import {
   type Attempted,
   budgetLeft,
   type Facts,
+  isWaiting,
   nextMoment,
   type Outcome,
   type Settlement,
@@ -52,6 +53,14 @@ const table: ReadonlyArray<Row> = [
     { state: State.succeeded, successCount: 3, successor: null }
   ],
   ["a failing rule ends the chain", scheduled, succeeded, { ...facts, nextRunAt: null }, { state: State.succeeded, successor: null }],
+  [
+    "a suspect stays one until it has ended",
+    { ...run, crashes: 1 },
+    errored,
+    facts,
+    { state: State.suspect, delayMillis: 1000, errors: 2 }
+  ],
+  ["a suspect given back is one still", { ...run, crashes: 1 }, released, facts, { state: State.suspect, delayMillis: null }],
   [
     "an error is retried",
     run,
@@ -159,12 +168,12 @@ describe("a random life", () => {
           if (before.maxTimeouts !== null) assert.isAtMost(done.timeouts, before.maxTimeouts + 1)
           assert.strictEqual(done.successCount, successes)
           // the facts asked for are those used
-          if (done.state === State.ready && outcome._tag !== "Released") assert.isTrue(wantsRetry(before, outcome))
+          if (isWaiting(done.state) && outcome._tag !== "Released") assert.isTrue(wantsRetry(before, outcome))
           if (done.successor !== null) assert.isTrue(wantsSuccessor(before, outcome))
           // one live run, or none
-          assert.isFalse(done.state === State.ready && done.successor !== null)
+          assert.isFalse(isWaiting(done.state) && done.successor !== null)
           const over = !scheduled || outcome._tag === "Cancelled" || (policy.successLimit !== null && successes >= policy.successLimit)
-          if (done.state === State.ready) live = { ...before, errors: done.errors, timeouts: done.timeouts }
+          if (isWaiting(done.state)) live = { ...before, errors: done.errors, timeouts: done.timeouts }
           else if (done.successor === null) {
             assert.isTrue(over, "a chain ended although it should go on")
             live = null

@@ -3,7 +3,7 @@ import { assert } from "@effect/vitest"
 import { Deferred, Duration, Effect, Fiber, Layer } from "effect"
 import { Job } from "jobsd"
 import { onEveryDatabase } from "./support/databases.js"
-import { counted, eventually, makeWorld, reaches } from "./support/world.js"
+import { counted, eventually, hasStarted, makeWorld, reaches } from "./support/world.js"
 
 onEveryDatabase("a shutdown", (it) => {
   it.scoped("waits for running handlers, and claims nothing more", () =>
@@ -12,7 +12,7 @@ onEveryDatabase("a shutdown", (it) => {
       const { calls, job, live } = counted("Slow", Effect.sleep("400 millis"))
       const jobsd = yield* world.start(live, { jobs: [job], workers: 1 })
       const [running, waiting] = yield* Effect.replicateEffect(jobsd.createRun(job, undefined), 2)
-      yield* reaches(jobsd, running!, "running")
+      yield* hasStarted(jobsd)
       yield* jobsd.stop
       assert.strictEqual((yield* jobsd.getRunState(running!)).status, "succeeded")
       assert.deepInclude(yield* jobsd.getRunState(waiting!), { status: "ready", attempt: 1, startedAt: null })
@@ -35,7 +35,7 @@ onEveryDatabase("a shutdown", (it) => {
       )
       const jobsd = yield* world.start(live, { jobs: [Endless], shutdownTimeout: "200 millis" })
       const id = yield* jobsd.createRun(Endless, undefined, { unique: "key" })
-      yield* reaches(jobsd, id, "running")
+      yield* hasStarted(jobsd)
       const [took] = yield* Effect.timed(jobsd.stop)
       assert.isTrue(Duration.toMillis(took) >= 200 && Duration.toMillis(took) < 2000, `took ${Duration.toMillis(took)} ms`)
       assert.deepStrictEqual(events, ["finalized"])
@@ -65,8 +65,8 @@ onEveryDatabase("a shutdown", (it) => {
         })
       )
       const jobsd = yield* world.start(live, { jobs: [Uses] })
-      const id = yield* jobsd.createRun(Uses, undefined)
-      yield* reaches(jobsd, id, "running")
+      yield* jobsd.createRun(Uses, undefined)
+      yield* hasStarted(jobsd)
       yield* jobsd.stop
       assert.deepStrictEqual(events, ["run ended", "connection closed"])
     })
@@ -80,7 +80,7 @@ onEveryDatabase("a shutdown", (it) => {
       const live = Deaf.toLayer(() => Effect.uninterruptible(Deferred.await(end)))
       const jobsd = yield* world.start(live, { jobs: [Deaf], shutdownTimeout: 0 })
       const id = yield* jobsd.createRun(Deaf, undefined)
-      yield* reaches(jobsd, id, "running")
+      yield* hasStarted(jobsd)
       const stopping = yield* Effect.fork(jobsd.stop)
       yield* Fiber.join(stopping)
       assert.strictEqual((yield* jobsd.getRunState(id)).status, "running")

@@ -22,7 +22,10 @@ import { isUuid, uuidv7 } from "./uuid.js"
 /** What an instance adds to a client: it can be woken. */
 export interface Local {
   readonly id: () => InstanceId
+  /** a run will be due */
   readonly wake: () => void
+  /** a run of this queue is due now */
+  readonly due: (queue: string) => void
   readonly cancel: (id: string) => void
 }
 
@@ -106,7 +109,8 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
       })
       if (created === id) {
         metrics.sent(1, job.name)
-        local.wake()
+        if (due === null && delayMillis === 0) local.due(queue)
+        else local.wake()
       } else {
         yield* Effect.logDebug(`createRun: the unique key is held by run ${created}; nothing was created`)
       }

@@ -3,9 +3,16 @@
  * user code or the clock decides comes in as a fact.
  */
 
-/** The states of a run as the table stores them. */
-export const State = { ready: 0, running: 1, succeeded: 2, failed: 3, cancelled: 4, parked: 5 } as const
+/**
+ * The states of a run as the table stores them. A suspect is ready too, but was found in a process that died: an instance takes
+ * one at a time, so that a run that kills its process takes no innocents with it twice.
+ */
+export const State = { ready: 0, running: 1, succeeded: 2, failed: 3, cancelled: 4, parked: 5, suspect: 6 } as const
 export type State = (typeof State)[keyof typeof State]
+
+/** What a run is while it waits for a worker. */
+export const waiting = ({ crashes }: Pick<Attempted, "crashes">): State => (crashes > 0 ? State.suspect : State.ready)
+export const isWaiting = (state: State): boolean => state === State.ready || state === State.suspect
 
 /** What the state machine must know of a run whose attempt has ended. `null` limits: no limit. */
 export interface Attempted {
@@ -43,7 +50,7 @@ export interface Facts {
 /** What to write on the row, and which row follows. */
 export interface Settlement {
   readonly state: State
-  /** only for `ready`: how long from now until it is due, or null to leave `run_at` alone */
+  /** only for one that waits: how long from now until it is due, or null to leave `run_at` alone */
   readonly delayMillis: number | null
   readonly errors: number
   readonly timeouts: number
@@ -74,7 +81,7 @@ const chainGoesOn = (run: Attempted, successCount: number): boolean =>
 /** What an outcome leads to. */
 export const settle = (run: Attempted, outcome: Outcome, facts: Facts): Settlement => {
   const unchanged: Settlement = {
-    state: State.ready,
+    state: waiting(run),
     delayMillis: null,
     errors: run.errors,
     timeouts: run.timeouts,

@@ -126,15 +126,17 @@ export const mergePolicy = (
 export const backoffSteps = 32
 const maxDelay = 24 * 60 * 60 * 1000
 
+/** The first delays of a backoff, and whether it ends after them. */
+export interface Backoff {
+  readonly delays: ReadonlyArray<number>
+  readonly ends: boolean
+}
+
 /**
  * The delays of a backoff, at most `steps`, found by replaying it without input and without waiting; and whether it ends there.
  * Random is seeded, so that every instance finds the same delays for a run.
  */
-export const replay = (
-  backoff: Schedule.Schedule<unknown, unknown>,
-  steps: number,
-  seed: string
-): Effect.Effect<{ readonly delays: ReadonlyArray<number>; readonly ends: boolean }> =>
+export const replay = (backoff: Schedule.Schedule<unknown, unknown>, steps: number, seed: string): Effect.Effect<Backoff> =>
   Effect.gen(function* () {
     const delays: Array<number> = []
     let state: unknown = backoff.initial
@@ -152,11 +154,19 @@ export const replay = (
     return { delays, ends: false }
   }).pipe(Effect.withRandom(Random.make(seed)))
 
+/** A backoff as createRun stored it, or null if that is not what it is. */
+export const storedBackoff = (text: string): Backoff | null => {
+  try {
+    const { delays, ends } = JSON.parse(text)
+    return Array.isArray(delays) && delays.every(Number.isFinite) ? { delays, ends: ends === true } : null
+  } catch {
+    return null
+  }
+}
+
 /** The delay before the attempt that follows `failures` errors and timeouts, or null when the backoff has ended before. */
-export const delayAfter = (
-  { delays, ends }: { readonly delays: ReadonlyArray<number>; readonly ends: boolean },
-  failures: number
-): number | null => delays[failures - 1] ?? (ends ? null : (delays[delays.length - 1] ?? 0))
+export const delayAfter = ({ delays, ends }: Backoff, failures: number): number | null =>
+  delays[failures - 1] ?? (ends ? null : (delays[delays.length - 1] ?? 0))
 
 /** Checks the settings and fills in what is not said. */
 export const resolve = (settings: Settings): Either.Either<Resolved, SettingsError> =>

@@ -107,6 +107,10 @@ export const eventually = <A, E, R>(
 export const reaches = (jobsd: Pick<Jobsd.Jobsd.Service, "getRunState">, id: Run.RunId, ...statuses: ReadonlyArray<Run.RunStatus>) =>
   eventually(jobsd.getRunState(id), (state) => statuses.includes(state.status))
 
+/** Waits until an instance has started a handler: a run is running in the table a moment earlier. */
+export const hasStarted = (jobsd: Pick<Jobsd.Jobsd.Service, "instance">) =>
+  eventually(Effect.orDie(jobsd.instance), ({ counts }) => counts.started > 0)
+
 /** A job whose handler runs this effect, and how often it was called. */
 export const counted = <Name extends string>(name: Name, work: Effect.Effect<unknown, unknown> = Effect.void) => {
   const job = Job.make(name)

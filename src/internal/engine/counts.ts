@@ -1,6 +1,6 @@
 /** What an instance has done since it started, as numbers that go up. */
 import type { InstanceCounts } from "../../Instance.js"
-import { type Outcome, type Settlement, State } from "../lifecycle.js"
+import { isWaiting, type Outcome, type Settlement } from "../lifecycle.js"
 
 export interface Counts {
   readonly started: () => void
@@ -30,7 +30,7 @@ export const make = (): Counts => {
       else if (outcome._tag === "TimedOut") counts.timedOut++
       else if (outcome._tag === "Cancelled") counts.cancelled++
       else if (outcome._tag === "Released") counts.released++
-      if (settlement.successor !== null || (settlement.state === State.ready && outcome._tag !== "Released")) counts.rescheduled++
+      if (settlement.successor !== null || (isWaiting(settlement.state) && outcome._tag !== "Released")) counts.rescheduled++
     },
     rescued: (runs) => {
       counts.rescued += runs

@@ -17,28 +17,43 @@ interface Entry {
   act: (() => void) | null
 }
 
+/** The entries of one timeout: they end in the order they began, so the queue is always sorted. */
+interface Queue {
+  entries: Array<Entry>
+  calledOff: number
+}
+
 export const make: Effect.Effect<Deadlines> = Effect.gen(function* () {
   const clock = yield* Effect.clock
   const { loop, wake } = yield* makeWake
-  // attempts with the same timeout end in the order they began: one queue per timeout is always sorted
-  const queues = new Map<number, Array<Entry>>()
+  const queues = new Map<number, Queue>()
   let next = Number.POSITIVE_INFINITY
+
+  // most attempts end long before their deadline: without this, half an hour of them would stay in memory
+  const compact = (queue: Queue) => {
+    queue.entries = queue.entries.filter(({ act }) => act !== null)
+    queue.calledOff = 0
+  }
 
   const turn = Effect.sync(() => {
     const now = monotonicMillis(clock)
     next = Number.POSITIVE_INFINITY
     for (const [millis, queue] of queues) {
-      let passed = 0
-      for (const entry of queue) {
+      const due: Array<Entry> = []
+      for (const entry of queue.entries) {
         if (entry.act !== null && entry.at > now) break
-        entry.act?.()
-        passed++
+        due.push(entry)
       }
-      queue.splice(0, passed)
-      if (queue.length === 0) {
+      queue.entries.splice(0, due.length)
+      if (queue.entries.length === 0) {
         queues.delete(millis)
       } else {
-        next = Math.min(next, queue[0]!.at)
+        next = Math.min(next, queue.entries[0]!.at)
+      }
+      for (const entry of due) {
+        const { act } = entry
+        entry.act = null
+        act?.()
       }
     }
     return Math.min(Math.max(next - now, 1), 60_000)
@@ -47,18 +62,22 @@ export const make: Effect.Effect<Deadlines> = Effect.gen(function* () {
   return {
     after: (millis, act) => {
       const entry: Entry = { at: monotonicMillis(clock) + millis, act }
-      const queue = queues.get(millis)
+      let queue = queues.get(millis)
       if (queue === undefined) {
-        queues.set(millis, [entry])
-      } else {
-        queue.push(entry)
+        queue = { entries: [], calledOff: 0 }
+        queues.set(millis, queue)
       }
+      queue.entries.push(entry)
       if (entry.at < next) {
         next = entry.at
         wake()
       }
+      const mine = queue
       return () => {
+        if (entry.act === null) return
         entry.act = null
+        mine.calledOff++
+        if (mine.calledOff > 1000 && mine.calledOff > mine.entries.length / 2) compact(mine)
       }
     },
     loop: loop(turn)

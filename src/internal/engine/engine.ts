@@ -19,10 +19,12 @@ import * as instanceStore from "../storage/instanceStore.js"
 import * as runStore from "../storage/runStore.js"
 import { loop as asLoop } from "../telemetry.js"
 import { uuidv7 } from "../uuid.js"
+import type { HandledJob } from "./attempt.js"
 import * as makeCounts from "./counts.js"
 import * as makeDeadlines from "./deadlines.js"
 import * as makeHeartbeat from "./heartbeat.js"
 import * as makePoller from "./poller.js"
+import * as makeQuarantine from "./quarantine.js"
 import * as makeRunner from "./runner.js"
 import { make as makeSettler } from "./settler.js"
 import { housekeeping, sweep } from "./sweeper.js"
@@ -30,9 +32,11 @@ import * as makeWorkerPool from "./workerPool.js"
 
 export interface Engine {
   readonly id: () => InstanceId
-  /** there may be something due */
+  /** look for due runs again */
   readonly wake: () => void
-  /** interrupts a run that is to be cancelled, if it runs here */
+  /** a run of this queue is due now */
+  readonly due: (queue: string) => void
+  /** stops a run that is to be cancelled, if it is here */
   readonly cancel: (id: string) => void
   readonly instance: Effect.Effect<Instance, StorageError>
 }
@@ -57,7 +61,7 @@ interface Patience {
 export interface EngineOptions {
   readonly database: Database
   readonly settings: Resolved
-  readonly jobs: ReadonlyMap<string, makeRunner.HandledJob>
+  readonly jobs: ReadonlyMap<string, HandledJob>
   readonly schedules: ReadonlyMap<string, JobSchedule>
   readonly host: string
   readonly pid: number
@@ -76,6 +80,7 @@ const startSession = ({ database, host, jobs, pid, schedules, settings }: Engine
       settings.leaseMillis
     )
     const counts = makeCounts.make()
+    const registeredAt = makeDeadlines.monotonicMillis(clock)
     const registered = yield* instances.register(counts.current())
 
     const runFork = yield* Effect.map(Effect.runtime<never>(), (runtime) => (effect: Effect.Effect<void>) => {
@@ -83,9 +88,10 @@ const startSession = ({ database, host, jobs, pid, schedules, settings }: Engine
     })
     const lost = yield* Deferred.make<void>()
     let draining = false
-    // the poller is made last, but those before it wake it
-    let wakePoller = () => {}
-    const wake = () => wakePoller()
+    // the poller and the pools are made last, but those before them wake and ask them
+    let poller: makePoller.Poller | undefined
+    const wake = () => poller?.wake()
+    let pools: ReadonlyArray<makeWorkerPool.WorkerPool> = []
 
     const deadlines = yield* makeDeadlines.make
     const settler = yield* makeSettler({
@@ -101,23 +107,25 @@ const startSession = ({ database, host, jobs, pid, schedules, settings }: Engine
       jobs,
       settings,
       settler,
+      pools: () => pools,
       deadlines,
       counts,
       clock,
-      warn: (message, run) => runFork(Effect.annotateLogs(Effect.logWarning(message), { job: run.job, runId: run.id })),
-      freed: wake
+      warn: (message, run) => runFork(Effect.annotateLogs(Effect.logWarning(message), { job: run.job, runId: run.id }))
     })
-    const heartbeat = makeHeartbeat.make({ instances, store, settings, runner, settler, counts, clock })
-    const poller = yield* makePoller.make({
+    pools = [...settings.queues].map(([queue, workers]) => makeWorkerPool.make({ queue, workers, start: runner.start, roomAgain: wake }))
+    const heartbeat = makeHeartbeat.make({ instances, store, settings, runner, settler, pools, counts, clock, registeredAt })
+    poller = yield* makePoller.make({
       store,
       settings,
-      pools: [...settings.queues].map(([queue, workers]) => makeWorkerPool.make(queue, workers)),
+      pools,
       runner,
+      quarantine: makeQuarantine.make(clock, (run) => runner.fenceOf(run) !== undefined),
+      deadlines,
       clock,
       mayClaim: () => !draining && heartbeat.trusted(),
       unsettled: settler.unsettled
     })
-    wakePoller = poller.wake
 
     const fork = (name: string, effect: Effect.Effect<unknown>) => Effect.forkDaemon(Effect.interruptible(asLoop(name)(effect)))
     const polling = yield* fork("poller", poller.loop)
@@ -125,7 +133,7 @@ const startSession = ({ database, host, jobs, pid, schedules, settings }: Engine
       fork("settler", settler.loop),
       fork("deadlines", deadlines.loop),
       fork("heartbeat", Effect.zipRight(heartbeat.loop, Deferred.succeed(lost, undefined))),
-      fork("sweeper", sweep({ store, settings, counts, rescued: wake })),
+      fork("sweeper", sweep({ store, settings, counts, clock, rescued: wake })),
       fork("housekeeping", housekeeping({ store, instances, settings, unparked: wake }))
     ])
 
@@ -140,8 +148,16 @@ const startSession = ({ database, host, jobs, pid, schedules, settings }: Engine
     const shutdown = (patience: Patience) =>
       Effect.gen(function* () {
         draining = true
-        yield* within(patience.flush, Fiber.interrupt(polling))
-        yield* within(patience.flush, instances.drain)
+        // others could start these now
+        const ahead = pools.flatMap((pool) => pool.withdraw(() => true))
+        if (patience.reason === "lost") {
+          // others may have these runs already: stop them before anything that may take time
+          runner.interruptAll("lost")
+        } else {
+          runner.giveBack(ahead)
+          yield* within(patience.flush, Fiber.interrupt(polling))
+          yield* within(patience.flush, instances.drain)
+        }
         yield* within(patience.handlers, idle)
         runner.interruptAll(patience.reason)
         yield* within(patience.finalizers, idle)
@@ -151,14 +167,15 @@ const startSession = ({ database, host, jobs, pid, schedules, settings }: Engine
           )
         }
         yield* within(patience.flush, settler.flush)
-        yield* Fiber.interruptAll(others).pipe((effect) => within(patience.flush, effect))
+        yield* Fiber.interruptAll([polling, ...others]).pipe((effect) => within(patience.flush, effect))
         yield* within(patience.flush, instances.stop(counts.current()))
       }).pipe(Effect.withTracerEnabled(false))
 
     return {
       id: () => id,
       wake,
-      cancel: (run) => runner.interrupt(run, "cancel"),
+      due: poller.due,
+      cancel: runner.cancel,
       instance: Effect.map(instances.read, (found) => ({ ...(found ?? registered), counts: counts.current() })),
       lost: Deferred.await(lost),
       shutdown
@@ -200,6 +217,7 @@ export const start = (options: EngineOptions): Effect.Effect<Engine, StorageErro
     return {
       id: () => latest.id(),
       wake: () => latest.wake(),
+      due: (queue: string) => latest.due(queue),
       cancel: (id: string) => latest.cancel(id),
       instance: Effect.suspend(() => latest.instance)
     }

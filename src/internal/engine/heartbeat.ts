@@ -9,6 +9,7 @@ import type { Counts } from "./counts.js"
 import { monotonicMillis } from "./deadlines.js"
 import type { Runner } from "./runner.js"
 import type { Settler } from "./settler.js"
+import type { WorkerPool } from "./workerPool.js"
 
 export interface Heartbeat {
   /** whether the lease was confirmed recently enough to act on it */
@@ -25,11 +26,14 @@ export const make = (options: {
   readonly settings: Resolved
   readonly runner: Runner
   readonly settler: Settler
+  readonly pools: ReadonlyArray<WorkerPool>
   readonly counts: Counts
   readonly clock: Clock.Clock
+  /** the (monotonic) moment before this instance asked to be registered */
+  readonly registeredAt: number
 }): Heartbeat => {
-  const { clock, counts, instances, runner, settings, settler, store } = options
-  let confirmedAt = monotonicMillis(clock)
+  const { clock, counts, instances, pools, runner, settings, settler, store } = options
+  let confirmedAt = options.registeredAt
   let dead = false
   const trusted = () => !dead && monotonicMillis(clock) - confirmedAt < settings.trustMillis
   // claims that the table says are ours and that we do not know, as of the last heartbeat: their answer may be on its way
@@ -38,10 +42,11 @@ export const make = (options: {
   const reconcile = (owned: ReadonlyArray<Owned>, asked: number) =>
     Effect.gen(function* () {
       const unknown = new Set<string>()
+      const ahead = new Map(pools.flatMap((pool) => pool.waiting().map(({ run }) => [run.id as string, run])))
       for (const { cancelRequested, fence, id } of owned) {
         const claim = `${id} ${fence}`
-        if (runner.fenceOf(id) === fence) {
-          if (cancelRequested) runner.interrupt(id, "cancel")
+        if (runner.fenceOf(id) === fence || ahead.get(id)?.fence === fence) {
+          if (cancelRequested) runner.cancel(id)
         } else if (settler.holds(id, fence)) {
           // it has ended here, and is about to be written
         } else if (!unknownBefore.has(claim)) {
@@ -56,6 +61,7 @@ export const make = (options: {
         // taken back from us while we worked on it; what started after the question cannot be in the answer
         if (fences.get(run.id) !== run.fence) runner.interrupt(run.id, "lost")
       }
+      for (const pool of pools) pool.withdraw(({ at, run }) => at < asked && fences.get(run.id) !== run.fence)
     })
 
   const beat = Effect.gen(function* () {
@@ -69,15 +75,24 @@ export const make = (options: {
     yield* reconcile(owned, asked)
   })
 
+  // by itself, for a heartbeat that hangs would notice too late
+  const untrusted: Effect.Effect<void> = Effect.suspend(() => {
+    const left = settings.trustMillis - (monotonicMillis(clock) - confirmedAt)
+    return left <= 0 ? Effect.void : Effect.zipRight(Effect.sleep(left), untrusted)
+  })
+
   return {
     trusted,
     beat: Effect.ignore(beat),
-    loop: beat.pipe(
-      Effect.sandbox,
-      Effect.tapError((cause) => Effect.logWarning("could not renew the lease", cause)),
-      Effect.ignore,
-      Effect.repeat({ schedule: Schedule.spaced(settings.heartbeatMillis), while: trusted }),
-      Effect.asVoid
+    loop: Effect.raceFirst(
+      beat.pipe(
+        Effect.sandbox,
+        Effect.tapError((cause) => Effect.logWarning("could not renew the lease", cause)),
+        Effect.ignore,
+        Effect.repeat({ schedule: Schedule.spaced(settings.heartbeatMillis), while: () => !dead }),
+        Effect.asVoid
+      ),
+      untrusted
     )
   }
 }

@@ -1,79 +1,139 @@
-/** What is due -> workers. Sleeps until the next run is due, the poll interval has passed, or something wakes it. */
+/**
+ * What is due -> workers. Sleeps until the next run is due, the poll interval has passed, or something wakes it. A queue that was
+ * said to have something due, or whose last claim was as large as asked, is claimed from without looking first.
+ */
 import type * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
+import type { StorageError } from "../../JobsdError.js"
+import { State } from "../lifecycle.js"
 import type { Resolved } from "../settings.js"
 import type { RunStore } from "../storage/runStore.js"
 import { uuidv7 } from "../uuid.js"
-import { monotonicMillis } from "./deadlines.js"
+import { type Deadlines, monotonicMillis } from "./deadlines.js"
+import type { Quarantine } from "./quarantine.js"
 import type { Runner } from "./runner.js"
 import { makePatience, make as makeWake } from "./wake.js"
 import type { WorkerPool } from "./workerPool.js"
 
 export interface Poller {
+  /** look again: something may be due, or there is room again */
   readonly wake: () => void
+  /** a run of this queue is due now */
+  readonly due: (queue: string) => void
   readonly loop: Effect.Effect<never>
 }
 
 /** Outcomes that wait for the database before claims stop: an outage must not fill the memory. */
 const unsettledBound = 5000
 
+/** What was claimed ahead and has not been started after so long is given back. */
+const aheadMillis = 500
+
+/** When something is due and cannot be claimed, somebody else has it: so long until the next look. */
+const takenMillis = 250
+
 export const make = (options: {
   readonly store: RunStore
   readonly settings: Resolved
   readonly pools: ReadonlyArray<WorkerPool>
   readonly runner: Runner
+  readonly quarantine: Quarantine
+  readonly deadlines: Deadlines
   readonly clock: Clock.Clock
-  /** whether this instance may claim: its lease is fresh, it is not shutting down, outcomes get through */
+  /** whether this instance may claim: its lease is fresh, and it is not shutting down */
   readonly mayClaim: () => boolean
   readonly unsettled: () => number
 }): Effect.Effect<Poller> =>
   Effect.map(makeWake, ({ loop, wake }) => {
-    const { clock, pools, runner, settings, store } = options
+    const { clock, deadlines, pools, quarantine, runner, settings, store } = options
 
-    const claim = (pool: WorkerPool, room: number) =>
-      Effect.suspend(() => {
-        const before = monotonicMillis(clock)
-        return Effect.map(store.claim(pool.queue, room, uuidv7(Date.now())), (runs) => {
-          // the database said "now" somewhere between the question and the answer: assume the earliest
-          const age = monotonicMillis(clock) - before
-          for (const run of runs) {
-            pool.take()
-            runner.start(run, pool, age)
-          }
-          return runs.length
-        })
+    const giveBackLater = (pool: WorkerPool) => {
+      if (pool.waiting().length === 0) return
+      deadlines.after(aheadMillis, () => {
+        const since = monotonicMillis(clock) - aheadMillis
+        const late = pool.withdraw(({ at }) => at <= since)
+        if (late.length > 0) pool.slower()
+        runner.giveBack(late)
+      })
+    }
+
+    /** claims and starts; how many, and whether there may be more */
+    const claim = (
+      pool: WorkerPool,
+      state: typeof State.ready | typeof State.suspect,
+      asked: number
+    ): Effect.Effect<{ readonly count: number; readonly full: boolean }, StorageError> =>
+      Effect.map(store.claim(pool.queue, state, asked, uuidv7(Date.now())), ({ full, runs }) => {
+        const at = monotonicMillis(clock)
+        const claimed = runs.map((run) => ({ run, at }))
+        if (!options.mayClaim()) {
+          runner.giveBack(claimed)
+        } else {
+          if (state === State.suspect) for (const { id } of runs) quarantine.enter(id)
+          pool.submit(claimed)
+          giveBackLater(pool)
+        }
+        return { count: runs.length, full }
       })
 
     const patience = makePatience()
-    // the queues whose last claim was as large as asked: there may be more, so claim again without looking first
-    const full = new Set<string>()
+    const likelyDue = new Set<string>(pools.map(({ queue }) => queue))
+    let lookedAt = Number.NEGATIVE_INFINITY
+
+    /** claims from a queue that likely has something due; whether there may be more */
+    const drain = (pool: WorkerPool) =>
+      Effect.gen(function* () {
+        const asked = Math.min(pool.room(), settings.pollLimit)
+        if (asked === 0) return
+        likelyDue.delete(pool.queue)
+        const { full } = yield* claim(pool, State.ready, asked)
+        if (full) likelyDue.add(pool.queue)
+      })
+
+    /** what is due in the queues with room, taken; how long until there is more */
+    const look = Effect.gen(function* () {
+      lookedAt = monotonicMillis(clock)
+      let pause = settings.pollMillis
+      for (const [queue, waits] of yield* store.nextDue) {
+        const pool = pools.find((pool) => pool.queue === queue)!
+        const asked = Math.min(pool.room(), settings.pollLimit)
+        if (asked > 0) {
+          if (waits.ready > 0) pause = Math.min(pause, waits.ready)
+          else {
+            const { count, full } = yield* claim(pool, State.ready, asked)
+            if (full) likelyDue.add(queue)
+            else pause = Math.min(pause, count === 0 ? takenMillis : 0)
+          }
+        }
+        if (pool.free() > 0 && waits.suspect < settings.pollMillis) {
+          const wait = Math.max(waits.suspect, quarantine.freeIn())
+          pause = Math.min(pause, wait > 0 ? wait : (yield* claim(pool, State.suspect, 1)).count === 0 ? takenMillis : 0)
+        }
+      }
+      return pause
+    })
+
+    const hasRoom = (pool: WorkerPool) => pool.room() > 0
+    const isLikelyDue = (pool: WorkerPool) => hasRoom(pool) && likelyDue.has(pool.queue)
 
     const turn = Effect.gen(function* () {
       if (!options.mayClaim() || options.unsettled() > unsettledBound) return settings.pollMillis
-      const withRoom = pools.filter((pool) => pool.free() > 0)
-      if (withRoom.length === 0) return settings.pollMillis
-      const waits = withRoom.every((pool) => full.has(pool.queue)) ? null : yield* store.nextDue
-      let pause = settings.pollMillis
-      for (const pool of withRoom) {
-        const wait = waits === null ? 0 : (waits.get(pool.queue) ?? Number.POSITIVE_INFINITY)
-        if (wait > 0) {
-          full.delete(pool.queue)
-          pause = Math.min(pause, wait)
-          continue
-        }
-        const room = Math.min(pool.free(), settings.pollLimit)
-        const claimed = yield* claim(pool, room)
-        if (claimed === room) full.add(pool.queue)
-        else full.delete(pool.queue)
-        // something is due that could not be claimed: somebody else has it, so do not ask again at once
-        if (claimed > 0 && pool.free() > 0) pause = 0
-      }
+      for (const pool of pools) if (isLikelyDue(pool)) yield* drain(pool)
+      const isTimeToLook = monotonicMillis(clock) - lookedAt >= settings.pollMillis
+      const pause = isTimeToLook || pools.some((pool) => hasRoom(pool) && !likelyDue.has(pool.queue)) ? yield* look : settings.pollMillis
       patience.reset()
-      return pause
+      return pools.some(isLikelyDue) ? 0 : pause
     }).pipe(
       Effect.sandbox,
       Effect.catchAll((cause) => Effect.zipRight(Effect.logWarning("could not claim runs; trying again", cause), patience.pause))
     )
 
-    return { wake, loop: loop(turn) }
+    return {
+      wake,
+      due: (queue) => {
+        likelyDue.add(queue)
+        wake()
+      },
+      loop: loop(turn)
+    }
   })

@@ -6,8 +6,8 @@ import type { RunPolicy } from "../../Job.js"
 import type { JobSchedule } from "../../JobSchedule.js"
 import { ScheduleError, type StorageError } from "../../JobsdError.js"
 import type { RunId } from "../../Run.js"
-import { nextMoment, type Outcome, type Settlement, State, settle, wantsRetry, wantsSuccessor } from "../lifecycle.js"
-import { delayAfter, type Resolved, replay } from "../settings.js"
+import { isWaiting, nextMoment, type Outcome, type Settlement, State, settle, wantsRetry, wantsSuccessor } from "../lifecycle.js"
+import { delayAfter, type Resolved, replay, storedBackoff } from "../settings.js"
 import type { ClaimedRun } from "../storage/runRow.js"
 import type { RunStore, Settled } from "../storage/runStore.js"
 import { metrics } from "../telemetry.js"
@@ -58,10 +58,18 @@ export const make = (options: {
       Effect.gen(function* () {
         const failures = run.errors + run.timeouts + 1
         if (!wantsRetry(run, outcome)) return null
-        if (run.backoff !== null) return delayAfter(JSON.parse(run.backoff), failures)
+        const stored = run.backoff === null ? null : storedBackoff(run.backoff)
         const backoff = policies.get(run.job)?.backoff ?? settings.backoff
-        return delayAfter(yield* replay(backoff, failures, run.id), failures)
-      })
+        return delayAfter(stored ?? (yield* replay(backoff, failures, run.id)), failures)
+      }).pipe(
+        // a Schedule is user code: if it throws, this run's retries end, and nobody else's
+        Effect.catchAllCause((cause) =>
+          Effect.as(
+            Effect.annotateLogs(Effect.logError("the backoff failed; the run is not tried again", cause), { job: run.job, runId: run.id }),
+            null
+          )
+        )
+      )
 
     const nextRunAt = ({ endedAt, outcome, run }: Ended): Effect.Effect<number | null> => {
       const schedule = run.schedule === null ? undefined : schedules.get(run.schedule)
@@ -192,7 +200,7 @@ const withoutTexts = (settled: Settled): Settled => ({
 })
 
 const outcomeName = (settlement: Settlement, outcome: Outcome): string =>
-  settlement.state === State.ready
+  isWaiting(settlement.state)
     ? outcome._tag === "Released"
       ? "released"
       : "retried"

@@ -1,4 +1,5 @@
 /** Puts back the runs of dead holders, sets aside what nobody knows, and deletes what was kept long enough. Every instance does. */
+import type * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
@@ -8,6 +9,7 @@ import type { InstanceStore } from "../storage/instanceStore.js"
 import type { RunStore } from "../storage/runStore.js"
 import { metrics } from "../telemetry.js"
 import type { Counts } from "./counts.js"
+import { monotonicMillis } from "./deadlines.js"
 
 /** How often runs are parked and deleted. */
 const housekeepingMillis = 60_000
@@ -27,14 +29,32 @@ const forever =
       Effect.asVoid
     )
 
+/**
+ * Whether the database's clock went on as ours did since it was last seen. When it jumps (a failover to a host with another time,
+ * a step of NTP), leases seem to have run out that have not: until the living had time for two heartbeats, nobody is declared dead.
+ */
+const makeClockGuard = (settings: Resolved, clock: Clock.Clock) => {
+  let offset: number | null = null
+  let doubtUntil = Number.NEGATIVE_INFINITY
+  return (databaseNow: number): boolean => {
+    const now = monotonicMillis(clock)
+    const jumped = offset !== null && Math.abs(databaseNow - now - offset) > settings.leaseMillis / 2
+    offset = databaseNow - now
+    if (jumped) doubtUntil = now + 2 * settings.heartbeatMillis
+    return now >= doubtUntil
+  }
+}
+
 export const sweep = (options: {
   readonly store: RunStore
   readonly settings: Resolved
   readonly counts: Counts
+  readonly clock: Clock.Clock
   readonly rescued: () => void
-}): Effect.Effect<void> =>
-  Effect.gen(function* () {
-    const runs = yield* options.store.sweep(options.settings.leaseMillis)
+}): Effect.Effect<void> => {
+  const believes = makeClockGuard(options.settings, options.clock)
+  return Effect.gen(function* () {
+    const runs = yield* options.store.sweep(options.settings.leaseMillis, believes)
     if (runs > 0) {
       options.counts.rescued(runs)
       metrics.rescued(runs)
@@ -42,6 +62,7 @@ export const sweep = (options: {
       options.rescued()
     }
   }).pipe(forever("the sweep", options.settings.sweepMillis))
+}
 
 export const housekeeping = (options: {
   readonly store: RunStore

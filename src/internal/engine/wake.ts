@@ -13,14 +13,24 @@ export interface Wake {
 /** the delay of a turn is the turn's own answer */
 const asAnswered = Schedule.identity<number>().pipe(Schedule.addDelay((millis) => millis))
 
-export const make: Effect.Effect<Wake> = Effect.map(Effect.makeLatch(false), (latch) => ({
-  wake: () => {
-    Effect.runSync(latch.open)
-  },
-  // A turn is never interrupted, only the sleep after it. What wakes the loop during a turn leads to another one.
-  loop: (turn) =>
-    Effect.forever(Effect.zipRight(latch.close, Effect.raceFirst(Effect.repeat(Effect.uninterruptible(turn), asAnswered), latch.await)))
-}))
+export const make: Effect.Effect<Wake> = Effect.map(Effect.makeLatch(false), (latch) => {
+  // most calls find the loop awake already, and opening a latch costs 2 us
+  let awake = false
+  const asleep = Effect.suspend(() => {
+    awake = false
+    return latch.close
+  })
+  return {
+    wake: () => {
+      if (awake) return
+      awake = true
+      Effect.runSync(latch.open)
+    },
+    // A turn is never interrupted, only the sleep after it. What wakes the loop during a turn leads to another one.
+    loop: (turn) =>
+      Effect.forever(Effect.zipRight(asleep, Effect.raceFirst(Effect.repeat(Effect.uninterruptible(turn), asAnswered), latch.await)))
+  }
+})
 
 /** How long a loop waits after a failure: 100 ms at first, 5 s at most, jittered. It is a turn's answer, so a wake-up cuts it short. */
 export const makePatience = () => {

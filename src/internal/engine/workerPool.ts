@@ -1,31 +1,126 @@
-/** The workers of one queue: a bounded fiber semaphore. A permit is taken for each claimed run and released when its fiber ends. */
+/**
+ * The workers of one queue, a bounded fiber semaphore, and the runs that were claimed ahead of a free worker. A worker that ends a
+ * run goes straight on to the next one that waits here: no round trip in between, and no permit given back and taken again.
+ */
 import * as Effect from "effect/Effect"
+import type { ClaimedRun } from "../storage/runRow.js"
+
+/** A claimed run, and when (monotonic milliseconds) the database's answer was here. */
+export interface Claimed {
+  readonly run: ClaimedRun
+  readonly at: number
+}
 
 export interface WorkerPool {
   readonly queue: string
-  /** how many runs could start now */
+  /** workers with nothing to do */
   readonly free: () => number
   readonly busy: () => number
-  /** takes a permit; the caller has looked at `free` and there is no other caller */
-  readonly take: () => void
-  /** gives a permit back, once per taken one, when the fiber has ended */
-  readonly release: () => void
+  /** how many runs are worth claiming now; 0: not worth a round trip */
+  readonly room: () => number
+  /** starts runs on free workers, in order; those that find none wait for one */
+  readonly submit: (claimed: ReadonlyArray<Claimed>) => void
+  /** a worker's run has ended, after so many milliseconds */
+  readonly ended: (tookMillis: number) => void
+  /** those that wait for a worker */
+  readonly waiting: () => ReadonlyArray<Claimed>
+  /** takes back some of those that wait */
+  readonly withdraw: (which: (claimed: Claimed) => boolean) => ReadonlyArray<Claimed>
+  /** what was claimed ahead was not started as soon as we had thought: claim less */
+  readonly slower: () => void
 }
 
-export const make = (queue: string, workers: number): WorkerPool => {
+/** Claimed ahead is only what the workers will start within so many milliseconds, judged by how long recent runs took. */
+const horizonMillis = 50
+/** The most runs claimed ahead, and the most bytes of their payloads. */
+const aheadLimit = 500
+const aheadBytes = 16 * 1024 * 1024
+
+export const make = (options: {
+  readonly queue: string
+  readonly workers: number
+  /** starts a run on a worker; calls `ended` when its fiber has ended, which may be at once */
+  readonly start: (claimed: Claimed, pool: WorkerPool) => void
+  /** called when there is room again */
+  readonly roomAgain: () => void
+}): WorkerPool => {
+  const { queue, roomAgain, start, workers } = options
   const semaphore = Effect.unsafeMakeSemaphore(workers)
-  let free = workers
-  return {
-    queue,
-    free: () => free,
-    busy: () => workers - free,
-    take: () => {
-      // throws if there were none: more claimed than workers is a mistake of ours
-      free -= Effect.runSync(semaphore.take(1))
-    },
-    release: () => {
-      Effect.runSync(semaphore.release(1))
-      free += 1
+  let waiting: Array<Claimed> = []
+  let next = 0
+  let busy = 0
+  /** permits taken for workers that are between two runs */
+  let between = 0
+  let pumping = false
+  // slow until shown otherwise: the runs of a job that takes hours must not wait behind one another
+  let averageMillis = Number.POSITIVE_INFINITY
+  let averageBytes = 0
+
+  const countWaiting = () => waiting.length - next
+
+  const ahead = () => {
+    const startable = (workers * horizonMillis) / averageMillis
+    return startable < 1 ? 0 : Math.floor(Math.min(startable, aheadLimit, aheadBytes / Math.max(averageBytes, 1)))
+  }
+
+  const pump = () => {
+    if (pumping) return
+    pumping = true
+    while (busy < workers && next < waiting.length) {
+      if (between > 0) between--
+      // throws if there were none: more at work than workers is a mistake of ours
+      else Effect.runSync(semaphore.take(1))
+      busy++
+      start(waiting[next++]!, pool)
+    }
+    if (next === waiting.length) {
+      waiting = []
+      next = 0
+    }
+    pumping = false
+    if (between > 0) {
+      Effect.runSync(semaphore.release(between))
+      between = 0
     }
   }
+
+  const pool: WorkerPool = {
+    queue,
+    free: () => workers - busy,
+    busy: () => busy,
+    room: () => {
+      const target = ahead()
+      const room = workers - busy + target - countWaiting()
+      // a claim costs a round trip however small it is: let half of what is claimed ahead be used up first
+      return room >= Math.max(1, target / 2) ? room : 0
+    },
+    submit: (claimed) => {
+      for (const { run } of claimed) averageBytes += (run.payload.length - averageBytes) * 0.1
+      waiting = [...waiting.slice(next), ...claimed]
+      next = 0
+      pump()
+    },
+    ended: (tookMillis) => {
+      busy--
+      between++
+      averageMillis =
+        averageMillis === Number.POSITIVE_INFINITY
+          ? tookMillis
+          : averageMillis + (tookMillis - averageMillis) * (tookMillis > averageMillis ? 0.5 : 0.1)
+      pump()
+      if (!pumping && pool.room() > 0) roomAgain()
+    },
+    waiting: () => waiting.slice(next),
+    withdraw: (which) => {
+      const all = waiting.slice(next)
+      const taken = all.filter(which)
+      waiting = all.filter((claimed) => !taken.includes(claimed))
+      next = 0
+      return taken
+    },
+    slower: () => {
+      averageMillis = Math.max(averageMillis, workers * horizonMillis * 2)
+    }
+  }
+  return pool
 }

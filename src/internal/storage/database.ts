@@ -26,20 +26,34 @@ export interface Session {
   readonly run: (text: string) => Effect.Effect<ReadonlyArray<Row>, SqlError>
 }
 
+/** How long an operation may take before it counts as lost, and how often it is tried. */
+export interface Patience {
+  /** for one try: the caller stops waiting after so many milliseconds, and what was sent may still happen */
+  readonly tryMillis: number
+  /** for tries that the database has definitely rolled back, such as a deadlock */
+  readonly contentionMillis: number
+  /** further tries when the answer was lost or the database could not be reached */
+  readonly triesWhenLost: number
+}
+
+export const patient: Patience = { tryMillis: 10_000, contentionMillis: 10_000, triesWhenLost: 3 }
+/** for writes that must not be repeated blindly: who asks looks at what has happened */
+export const once: Patience = { ...patient, triesWhenLost: 0 }
+
+/** What one operation asks of the database, on one connection. */
+export type Use<A, E = SqlError> = (session: Session) => Effect.Effect<A, E>
+
 export interface Database {
   readonly dialect: Dialect
   readonly tables: Tables
   /** compiles a statement for this database; done once per statement */
   readonly statement: (source: string) => Statement
-  /** one or more statements on one connection without a transaction; may be interrupted */
-  readonly read: <A>(operation: string, use: (session: Session) => Effect.Effect<A, SqlError>) => Effect.Effect<A, StorageError>
-  /** one statement that commits by itself, or nothing: never interrupted, repeated verbatim when that is safe */
-  readonly write: <A>(operation: string, use: (session: Session) => Effect.Effect<A, SqlError>) => Effect.Effect<A, StorageError>
+  /** one or more statements on one connection without a transaction */
+  readonly read: <A>(operation: string, use: Use<A>, patience?: Patience) => Effect.Effect<A, StorageError>
+  /** one statement that commits by itself, or nothing: never interrupted, repeated verbatim as far as its patience goes */
+  readonly write: <A>(operation: string, use: Use<A>, patience?: Patience) => Effect.Effect<A, StorageError>
   /** like `write`, all or nothing */
-  readonly transact: <A, E>(
-    operation: string,
-    use: (session: Session) => Effect.Effect<A, E>
-  ) => Effect.Effect<A, StorageError | Exclude<E, SqlError>>
+  readonly transact: <A, E>(operation: string, use: Use<A, E>) => Effect.Effect<A, StorageError | Exclude<E, SqlError>>
   /** the transaction of the caller's fiber, if it is one of this database's client */
   readonly callersTransaction: Effect.Effect<Option.Option<Session>>
   readonly failed: (operation: string, committing: boolean) => (error: SqlError) => StorageError
@@ -76,24 +90,36 @@ export const withoutTransaction = <R>(context: Context.Context<R>): Context.Cont
 export const outsideTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.mapInputContext(effect, (context: Context.Context<R>) => withoutTransaction(context))
 
-/** what is definite is tried again for about ten seconds; what a lost connection left open, three times, since writes are idempotent */
-const again = {
-  contention: Schedule.exponential("5 millis", 1.5).pipe(
-    Schedule.union(Schedule.spaced("200 millis")),
-    Schedule.jittered,
-    Schedule.upTo("10 seconds")
-  ),
-  lost: Schedule.exponential("50 millis").pipe(Schedule.jittered, Schedule.intersect(Schedule.recurs(3)))
-}
+/** what is definite is tried again soon and often; what a lost connection left open, a few times, since writes are idempotent */
+const soon = Schedule.exponential("5 millis", 1.5).pipe(Schedule.union(Schedule.spaced("200 millis")), Schedule.jittered)
+const later = Schedule.exponential("50 millis").pipe(Schedule.jittered)
 
 const reasonOf = (error: unknown) => (error instanceof StorageError ? error.reason : undefined)
 
-const retried = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-  effect.pipe(
-    Effect.retry({ schedule: again.contention, while: (error) => reasonOf(error) === "contention" }),
-    Effect.retry({
-      schedule: again.lost,
-      while: (error) => reasonOf(error) === "ambiguous" || reasonOf(error) === "unavailable"
+const retried =
+  ({ contentionMillis, triesWhenLost }: Patience) =>
+  <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+    effect.pipe(
+      Effect.retry({ schedule: Schedule.upTo(soon, contentionMillis), while: (error) => reasonOf(error) === "contention" }),
+      Effect.retry({
+        schedule: Schedule.intersect(later, Schedule.recurs(triesWhenLost)),
+        while: (error) => reasonOf(error) === "ambiguous" || reasonOf(error) === "unavailable"
+      })
+    )
+
+/**
+ * Waits for an effect for so long and no longer. It goes on in a fiber of its own, and holds its connection until the driver gives
+ * up: a statement is never interrupted, for MySQL would carry it out all the same, and PostgreSQL needs another connection to
+ * cancel it. A hung socket must not hang a heartbeat.
+ */
+const awaited = <A, E, E2>(effect: Effect.Effect<A, E>, millis: number, late: () => E2): Effect.Effect<A, E | E2> =>
+  Effect.flatMap(Effect.forkDaemon(Effect.uninterruptible(effect)), (fiber) =>
+    Effect.async<A, E | E2>((resume) => {
+      const timer = setTimeout(() => resume(Effect.failSync(late)), millis)
+      fiber.addObserver((exit) => {
+        clearTimeout(timer)
+        resume(exit)
+      })
     })
   )
 
@@ -108,6 +134,10 @@ export const make = (sql: SqlClient.SqlClient, dialect: Dialect, tablePrefix: st
         cause: error.cause ?? error
       })
     }
+    const translated =
+      (operation: string, committing: boolean) =>
+      <E>(error: E): Exclude<E, SqlError> | StorageError =>
+        error instanceof SqlError ? failed(operation, committing)(error) : (error as Exclude<E, SqlError>)
 
     // never interrupted: sql-pg loses the slot of the pool for good when a fiber waiting for it is
     const reserve: Effect.Effect<Connection, SqlError, Scope.Scope> = Effect.uninterruptible(sql.reserve)
@@ -128,7 +158,7 @@ export const make = (sql: SqlClient.SqlClient, dialect: Dialect, tablePrefix: st
                 )
           })
 
-    const onConnection = <A>(use: (session: Session) => Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> =>
+    const onConnection = <A, E>(use: Use<A, E>): Effect.Effect<A, E | SqlError> =>
       Effect.scoped(
         Effect.flatMap(reserve, (connection) => {
           const session = sessionOn(connection)
@@ -136,26 +166,23 @@ export const make = (sql: SqlClient.SqlClient, dialect: Dialect, tablePrefix: st
         })
       )
 
-    const read: Database["read"] = (operation, use) => retried(Effect.mapError(onConnection(use), failed(operation, false)))
+    const tried = <A, E>(operation: string, committing: boolean, patience: Patience, effect: Effect.Effect<A, E>) =>
+      awaited(
+        effect,
+        patience.tryMillis,
+        () => new StorageError({ operation, reason: committing ? "ambiguous" : "unavailable", cause: new Error("no answer in time") })
+      ).pipe(retried(patience))
 
-    const write: Database["write"] = (operation, use) =>
-      Effect.uninterruptible(
-        retried(
-          Effect.mapError(
-            onConnection((session) =>
-              dialect.beforeWrite === null ? use(session) : Effect.zipRight(session.run(dialect.beforeWrite), use(session))
-            ),
-            failed(operation, true)
-          )
-        )
-      )
+    const read: Database["read"] = (operation, use, patience = patient) =>
+      tried(operation, false, patience, Effect.mapError(onConnection(use), translated(operation, false)))
 
-    const translated =
-      (operation: string, committing: boolean) =>
-      <E>(error: E): Exclude<E, SqlError> | StorageError =>
-        error instanceof SqlError ? failed(operation, committing)(error) : (error as Exclude<E, SqlError>)
+    const write: Database["write"] = (operation, use, patience = patient) => {
+      const statement: typeof use = (session) =>
+        dialect.beforeWrite === null ? use(session) : Effect.zipRight(session.run(dialect.beforeWrite), use(session))
+      return Effect.uninterruptible(tried(operation, true, patience, Effect.mapError(onConnection(statement), translated(operation, true))))
+    }
 
-    const transaction = <A, E>(operation: string, session: Session, use: (session: Session) => Effect.Effect<A, E>) =>
+    const transaction = <A, E>(operation: string, session: Session, use: Use<A, E>) =>
       Effect.gen(function* () {
         if (dialect.beforeWrite !== null) yield* session.run(dialect.beforeWrite)
         yield* session.run(dialect.begin)
@@ -168,18 +195,24 @@ export const make = (sql: SqlClient.SqlClient, dialect: Dialect, tablePrefix: st
         return exit.value
       }).pipe(
         Effect.mapError(translated(operation, false)),
-        Effect.zipLeft(Effect.mapError(session.run("COMMIT"), failed(operation, true)))
+        Effect.zipLeft(
+          Effect.catchAll(Effect.mapError(session.run("COMMIT"), failed(operation, true)), (error) =>
+            // SQLite's transaction is still open when its COMMIT was refused
+            Effect.zipRight(Effect.ignore(session.run("ROLLBACK")), error)
+          )
+        )
       )
 
     const transact: Database["transact"] = (operation, use) =>
       Effect.uninterruptible(
-        retried(
-          Effect.scoped(
-            Effect.flatMap(reserve, (connection) => {
-              const session = sessionOn(connection)
-              return withoutBlocking(session, transaction(operation, session, use))
-            })
-          ).pipe(Effect.mapError(translated(operation, false)))
+        tried(
+          operation,
+          true,
+          patient,
+          Effect.mapError(
+            onConnection((session) => transaction(operation, session, use)),
+            translated(operation, false)
+          )
         )
       )
 

@@ -4,6 +4,7 @@
  */
 import type * as SqlClient from "@effect/sql/SqlClient"
 import type { SqlError } from "@effect/sql/SqlError"
+import type { State } from "../lifecycle.js"
 import { mysql } from "./dialect/mysql.js"
 import { postgres } from "./dialect/postgres.js"
 import { sqlite } from "./dialect/sqlite.js"
@@ -111,6 +112,7 @@ export interface UpdateLimited {
 
 /** The parts of a claim that are the same on every database. */
 export interface ClaimSql {
+  readonly state: State
   /** `AND job IN (...) AND (schedule IS NULL OR schedule IN (...))` */
   readonly known: string
   /** `SET ...` of a claim */

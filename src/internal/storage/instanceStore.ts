@@ -109,19 +109,23 @@ export const make = (database: Database, me: Registration, leaseMillis: number):
         Effect.map(read, (found) => found!)
       ),
     heartbeat: (counts) =>
-      database.write("renew the lease", (session) =>
-        Effect.flatMap(session.affected(renew, { id, lease: leaseMillis, counts: JSON.stringify(counts) }), (renewed) =>
-          renewed === 0
-            ? Effect.succeed(null)
-            : Effect.map(session.rows(selectOwned, { id }), (rows) =>
-                rows.map((row) => ({
-                  id: string(row.id) as RunId,
-                  fence: number(row.fence),
-                  token: string(row.claim_token),
-                  cancelRequested: row.cancel_at !== null
-                }))
-              )
-        )
+      database.write(
+        "renew the lease",
+        (session) =>
+          Effect.flatMap(session.affected(renew, { id, lease: leaseMillis, counts: JSON.stringify(counts) }), (renewed) =>
+            renewed === 0
+              ? Effect.succeed(null)
+              : Effect.map(session.rows(selectOwned, { id }), (rows) =>
+                  rows.map((row) => ({
+                    id: string(row.id) as RunId,
+                    fence: number(row.fence),
+                    token: string(row.claim_token),
+                    cancelRequested: row.cancel_at !== null
+                  }))
+                )
+          ),
+        // the next heartbeat is as good as another try
+        { tryMillis: leaseMillis / 10, contentionMillis: leaseMillis / 10, triesWhenLost: 0 }
       ),
     drain: Effect.asVoid(database.write("start draining", (session) => session.affected(startDraining, { id }))),
     stop: (counts) =>

@@ -5,6 +5,7 @@
 import type { SqlError } from "@effect/sql/SqlError"
 import * as Effect from "effect/Effect"
 import { MigrationError, SchemaVersionError, type StorageError } from "../../JobsdError.js"
+import { State } from "../lifecycle.js"
 import type { Database, Session } from "./database.js"
 import type { ColumnType, Dialect, Tables } from "./dialect.js"
 
@@ -15,8 +16,8 @@ interface Index {
   readonly unique?: boolean
   /** a partial index where the database has them */
   readonly where?: string
-  /** the columns where it has not */
-  readonly withoutWhere?: string
+  /** the columns where it has not; null: another index serves */
+  readonly withoutWhere?: string | null
 }
 
 const table = (
@@ -24,10 +25,15 @@ const table = (
   name: string,
   columns: Columns,
   primaryKey: string,
-  indexes: ReadonlyArray<Index> = []
+  wanted: ReadonlyArray<Index> = []
 ): ReadonlyArray<string> => {
-  const index = (prefix: string, { columns, name: suffix, unique, where, withoutWhere }: Index, on: string) =>
-    `${prefix}${unique ? "UNIQUE " : ""}INDEX ${on.replace("%", `${name}_${suffix}`)} (${ddl.inlineIndexes ? (withoutWhere ?? columns) : columns})` +
+  const indexes = ddl.inlineIndexes
+    ? wanted.flatMap(({ columns, withoutWhere = columns, ...index }) =>
+        withoutWhere === null ? [] : [{ ...index, columns: withoutWhere }]
+      )
+    : wanted
+  const index = (prefix: string, { columns, name: suffix, unique, where }: Index, on: string) =>
+    `${prefix}${unique ? "UNIQUE " : ""}INDEX ${on.replace("%", `${name}_${suffix}`)} (${columns})` +
     (where !== undefined && !ddl.inlineIndexes ? ` WHERE ${where}` : "")
   const lines = [
     ...Object.entries(columns).map(([column, [type, nullable]]) => `${column} ${types[type]} ${nullable}`),
@@ -107,7 +113,7 @@ const instances: Columns = {
   counts: ["text", "NOT NULL"]
 }
 
-const stateNames = ["ready", "running", "succeeded", "failed", "cancelled", "parked"]
+const stateNames = ["ready", "running", "succeeded", "failed", "cancelled", "parked", "suspect"]
 const instanceStateNames = ["alive", "draining", "stopped", "dead"]
 
 const named = (column: string, names: ReadonlyArray<string>) =>
@@ -131,12 +137,18 @@ const steps = (dialect: Dialect, tables: Tables): ReadonlyArray<{ readonly name:
     statements: [
       ...table(dialect, tables.runs, runs, "id", [
         // leads with what a claim sorts by, and holds only what can be claimed
-        { name: "claim", columns: "queue, priority, run_at, id", where: "state = 0", withoutWhere: "state, queue, priority, run_at, id" },
-        { name: "owned", columns: "owner", where: "state = 1" },
+        {
+          name: "claim",
+          columns: "queue, priority, run_at, id",
+          where: `state = ${State.ready}`,
+          withoutWhere: "state, queue, priority, run_at, id"
+        },
+        { name: "suspect", columns: "queue, priority, run_at, id", where: `state = ${State.suspect}`, withoutWhere: null },
+        { name: "owned", columns: "owner", where: `state = ${State.running}` },
         { name: "unique", columns: "unique_key", unique: true },
         { name: "chain", columns: "origin_id, occurrence", unique: true },
         { name: "done", columns: "state, finished_at", where: "finished_at IS NOT NULL" },
-        { name: "parked", columns: "job", where: "state = 5", withoutWhere: "state, job" }
+        { name: "parked", columns: "job", where: `state = ${State.parked}`, withoutWhere: null }
       ]),
       ...table(dialect, tables.attempts, attempts, "run_id, fence"),
       ...table(dialect, tables.instances, instances, "id", [{ name: "lease", columns: "state, lease_until" }]),

@@ -2,6 +2,7 @@
 import * as DateTime from "effect/DateTime"
 import type { InstanceId } from "../../Instance.js"
 import type { RunId, RunState, RunStatus } from "../../Run.js"
+import { parse } from "../json.js"
 import type { Attempted } from "../lifecycle.js"
 import type { Row } from "./database.js"
 
@@ -124,13 +125,21 @@ export const stateColumns = [
   "error"
 ] as const
 
-const statuses: ReadonlyArray<RunStatus> = ["ready", "running", "succeeded", "failed", "cancelled", "parked"]
+const statuses: ReadonlyArray<RunStatus> = ["ready", "running", "succeeded", "failed", "cancelled", "parked", "ready"]
 
-const moment = (value: unknown): DateTime.Utc => DateTime.unsafeMake(number(value))
+// rows that were written by hand must not break whoever reads them
+const moment = (value: unknown): DateTime.Utc => DateTime.unsafeMake(Number.isFinite(number(value)) ? number(value) : 0)
+const parsedOr = (text: string): unknown => {
+  try {
+    return parse(text)
+  } catch {
+    return text
+  }
+}
 const momentOrNull = (value: unknown): DateTime.Utc | null => (value === null ? null : moment(value))
 
 export const runState = (row: Row): RunState => {
-  const status = statuses[number(row.state)]!
+  const status = statuses[number(row.state)] ?? "failed"
   const failures = number(row.errors) + number(row.timeouts) + number(row.crashes)
   const result = stringOrNull(row.result)
   return {
@@ -149,7 +158,7 @@ export const runState = (row: Row): RunState => {
     startedBy: stringOrNull(status === "running" ? row.owner : row.started_by) as InstanceId | null,
     completedAt: momentOrNull(row.finished_at),
     completedError: stringOrNull(row.error),
-    result: result === null ? null : JSON.parse(result),
+    result: result === null ? null : parsedOr(result),
     successCount: number(row.success_count),
     retriesOnErrorCount: number(row.errors),
     retriesOnTimeoutCount: number(row.timeouts),

@@ -64,11 +64,11 @@ export const mysql: Dialect = {
   // under REPEATABLE READ a claim locks the gaps that inserts need (500 ms of waiting against 2 ms), and deadlocks
   beforeWrite: "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
   // the range optimizer reads one index range per priority, in order and without a sort
-  claim: ({ runs }, { alive, known, limit, set }) => `
+  claim: ({ runs }, { alive, known, limit, set, state }) => `
     UPDATE ${runs} r
     JOIN (
       SELECT id FROM ${runs} FORCE INDEX (${runs}_claim)
-      WHERE state = 0 AND queue = :queue AND priority IN (0, 1, 2, 3, 4, 5, 6, 7, 8, 9) AND run_at <= ${now} ${known}
+      WHERE state = ${state} AND queue = :queue AND priority IN (0, 1, 2, 3, 4, 5, 6, 7, 8, 9) AND run_at <= ${now} ${known}
       ORDER BY priority, run_at, id
       ${limit}
       FOR UPDATE SKIP LOCKED

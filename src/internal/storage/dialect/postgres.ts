@@ -49,13 +49,13 @@ export const postgres: Dialect = {
   beforeWrite: null,
   // One index range per priority: a plain ORDER BY over all of them would walk every future row of the more urgent ones
   // (5 ms with 200,000 of them, against 0.3 ms). The lateral subqueries are pulled row by row, so no more is locked than taken.
-  claim: ({ runs }, { alive, columns, known, limit, set }) => `
+  claim: ({ runs }, { alive, columns, known, limit, set, state }) => `
     WITH due AS MATERIALIZED (
       SELECT c.id
       FROM generate_series(0, 9) AS p(priority)
       CROSS JOIN LATERAL (
         SELECT id FROM ${runs}
-        WHERE state = 0 AND queue = :queue AND priority = p.priority AND run_at <= ${now} ${known}
+        WHERE state = ${state} AND queue = :queue AND priority = p.priority AND run_at <= ${now} ${known}
         ORDER BY run_at, id
         ${limit}
         FOR UPDATE SKIP LOCKED

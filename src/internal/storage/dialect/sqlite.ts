@@ -41,7 +41,7 @@ export const sqlite: Dialect = {
   begin: "BEGIN IMMEDIATE",
   blockingWait: "PRAGMA busy_timeout",
   beforeWrite: null,
-  claim: ({ runs }, { alive, columns, known, limit, set }) => `
+  claim: ({ runs }, { alive, columns, known, limit, set, state }) => `
     UPDATE ${runs} AS r
     SET ${set}
     WHERE r.id IN (
@@ -50,7 +50,7 @@ export const sqlite: Dialect = {
           .map(
             (priority) => `SELECT * FROM (
           SELECT id FROM ${runs}
-          WHERE state = 0 AND queue = :queue AND priority = ${priority} AND run_at <= ${now} ${known}
+          WHERE state = ${state} AND queue = :queue AND priority = ${priority} AND run_at <= ${now} ${known}
           ORDER BY run_at, id
           ${limit})`
           )

@@ -2,14 +2,33 @@
 import * as Effect from "effect/Effect"
 import type { StorageError } from "../../../JobsdError.js"
 import { State } from "../../lifecycle.js"
+import { once, type Session } from "../database.js"
 import { type ClaimedRun, claimColumns, claimedRun, number } from "../runRow.js"
 import type { Statement } from "../statement.js"
 import { type Asker, knownCondition, valuesOf } from "./context.js"
 
+/** Milliseconds until the next run is due; not positive: it is due; infinite: nothing waits. */
+export interface Waits {
+  readonly ready: number
+  readonly suspect: number
+}
+
+/** What was claimed, and whether there may be more. */
+export interface Claimed {
+  readonly runs: ReadonlyArray<ClaimedRun>
+  readonly full: boolean
+}
+
 export interface Claim {
-  readonly claim: (queue: string, limit: number, token: string) => Effect.Effect<ReadonlyArray<ClaimedRun>, StorageError>
-  /** how long until the next run of a known job is due, per queue; not positive: it is due. No entry: nothing waits. */
-  readonly nextDue: Effect.Effect<ReadonlyMap<string, number>, StorageError>
+  /** takes due runs of a queue, at most so many, in order; suspects are asked for by themselves */
+  readonly claim: (
+    queue: string,
+    state: typeof State.ready | typeof State.suspect,
+    limit: number,
+    token: string
+  ) => Effect.Effect<Claimed, StorageError>
+  /** how long until the next run of a known job is due, per queue */
+  readonly nextDue: Effect.Effect<ReadonlyMap<string, Waits>, StorageError>
 }
 
 export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queues }: Asker): Claim => {
@@ -25,56 +44,68 @@ export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queue
     alive: `EXISTS (SELECT 1 FROM ${instances} i WHERE i.id = :me AND i.state = 0 AND i.lease_until >= ${now})`,
     columns: claimColumns
   }
-  const claimTexts = new Map<number, Statement>()
-  const claimStatement = (limit: number) => {
-    const text = claimTexts.get(limit) ?? statement(dialect.claim(tables, { ...claimSql, limit: dialect.limit(limit) }))
-    claimTexts.set(limit, text)
+  const claimTexts = new Map<string, Statement>()
+  const claimStatement = (state: State, limit: number) => {
+    const key = `${state} ${limit}`
+    const text = claimTexts.get(key) ?? statement(dialect.claim(tables, { ...claimSql, state, limit: dialect.limit(limit) }))
+    claimTexts.set(key, text)
     return text
   }
   const selectClaimed = statement(`
     SELECT ${claimColumns.join(", ")} FROM ${runs}
     WHERE owner = :me AND claim_token = :token AND state = ${State.running}`)
 
-  const claim: Claim["claim"] = (queue, asked, token) => {
+  const claim: Claim["claim"] = (queue, state, asked, token) => {
     // a text per limit: few of them, so that they stay prepared
     const limit = asked <= 32 ? asked : asked - (asked % 32)
     const values = { queue, me, token, lease: leaseMillis, ...known.values }
-    return Effect.map(
-      database.write("claim runs", (session) =>
-        dialect.returning
-          ? session.rows(claimStatement(limit), values)
-          : Effect.flatMap(session.affected(claimStatement(limit), values), (claimed) =>
-              claimed === 0 ? Effect.succeed([]) : session.rows(selectClaimed, { me, token })
-            )
-      ),
-      (rows) => rows.map(claimedRun).sort(byPriority)
-    )
+    const byToken = (session: Session) => session.rows(selectClaimed, { me, token })
+    return database
+      .write(
+        "claim runs",
+        (session) =>
+          dialect.returning
+            ? session.rows(claimStatement(state, limit), values)
+            : Effect.flatMap(session.affected(claimStatement(state, limit), values), (claimed) =>
+                claimed === 0 ? Effect.succeed([]) : byToken(session)
+              ),
+        once
+      )
+      .pipe(
+        // The answer was lost. A repeat would claim as many again: what has our token is what was claimed.
+        Effect.catchIf(
+          (error) => error.reason === "ambiguous",
+          () => database.read("look for claimed runs", byToken)
+        ),
+        Effect.map((rows) => ({ runs: rows.map(claimedRun).sort(byPriority), full: rows.length >= limit }))
+      )
   }
 
   // one index probe per queue and priority: what is due and when the next one is, whatever waits behind it
+  const firstOf = (name: string, queue: number, state: State, condition: string) => `
+    SELECT * FROM (
+      SELECT ${queue} AS queue, ${state} AS state, run_at - ${now} AS wait FROM ${runs} ${dialect.useClaimIndex(tables)}
+      WHERE state = ${state} AND queue = :queue${queue} ${condition} ${known.sql}
+      ORDER BY run_at
+      LIMIT 1
+    ) ${name}`
   const selectNextDue = statement(
     queues
-      .flatMap((_, q) =>
-        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(
-          (priority) => `
-      SELECT * FROM (
-        SELECT ${q} AS queue, run_at - ${now} AS wait FROM ${runs} ${dialect.useClaimIndex(tables)}
-        WHERE state = ${State.ready} AND queue = :queue${q} AND priority = ${priority} ${known.sql}
-        ORDER BY run_at
-        LIMIT 1
-      ) q${q}p${priority}`
-        )
-      )
+      .flatMap((_, q) => [
+        ...priorities.map((priority) => firstOf(`q${q}p${priority}`, q, State.ready, `AND priority = ${priority}`)),
+        firstOf(`q${q}s`, q, State.suspect, "")
+      ])
       .join(" UNION ALL ")
   )
   const nextDueValues = { ...valuesOf("queue", queues), ...known.values }
   const nextDue: Claim["nextDue"] = Effect.map(
     database.read("look for due runs", (session) => session.rows(selectNextDue, nextDueValues)),
     (rows) => {
-      const waits = new Map<string, number>()
+      const waits = new Map(queues.map((queue) => [queue, { ready: Number.POSITIVE_INFINITY, suspect: Number.POSITIVE_INFINITY }]))
       for (const row of rows) {
-        const queue = queues[number(row.queue)]!
-        waits.set(queue, Math.min(waits.get(queue) ?? Number.POSITIVE_INFINITY, number(row.wait)))
+        const found = waits.get(queues[number(row.queue)]!)!
+        const kind = number(row.state) === State.ready ? "ready" : "suspect"
+        found[kind] = Math.min(found[kind], number(row.wait))
       }
       return waits
     }
@@ -82,5 +113,7 @@ export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queue
 
   return { claim, nextDue }
 }
+
+const priorities = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
 
 const byPriority = (a: ClaimedRun, b: ClaimedRun) => a.priority - b.priority || a.runAt - b.runAt || (a.id < b.id ? -1 : 1)

@@ -32,7 +32,7 @@ export const make = ({ database }: Asker): Read => {
   const cancelIfWaiting = statement(`
     UPDATE ${runs}
     SET state = ${State.cancelled}, finished_at = ${now}, unique_key = NULL
-    WHERE id = :id AND state IN (${State.ready}, ${State.parked})`)
+    WHERE id = :id AND state IN (${State.ready}, ${State.suspect}, ${State.parked})`)
 
   const requestIfRunning = statement(`
     UPDATE ${runs}

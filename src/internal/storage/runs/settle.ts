@@ -77,7 +77,8 @@ export const make = ({ database, me }: Asker): Settle => {
   const { now } = dialect
   const { attempts, runs } = tables
 
-  const goesOn = `(d.state = ${State.ready} AND r.cancel_at IS NULL)`
+  const waits = `d.state IN (${State.ready}, ${State.suspect})`
+  const goesOn = `(${waits} AND r.cancel_at IS NULL)`
   const guard = `r.fence = d.fence AND r.claim_token = d.token AND r.state = ${State.running}`
   const settleIfOurs = statement(
     dialect.updateFrom({
@@ -85,7 +86,7 @@ export const make = ({ database, me }: Asker): Settle => {
       rows: dialect.rows(":rows", settledColumns),
       // a retry or a release of a run that is to be cancelled becomes its cancellation
       set: {
-        state: `CASE WHEN d.state = ${State.ready} AND r.cancel_at IS NOT NULL THEN ${State.cancelled} ELSE d.state END`,
+        state: `CASE WHEN ${waits} AND r.cancel_at IS NOT NULL THEN ${State.cancelled} ELSE d.state END`,
         run_at: `CASE WHEN d.delay IS NULL THEN r.run_at ELSE ${now} + d.delay END`,
         finished_at: `CASE WHEN ${goesOn} THEN NULL ELSE ${now} END`,
         unique_key: `CASE WHEN ${goesOn} THEN r.unique_key ELSE NULL END`,
@@ -95,7 +96,7 @@ export const make = ({ database, me }: Asker): Settle => {
         timeouts: "d.timeouts",
         success_count: "d.success_count",
         result: "d.result",
-        error: `CASE WHEN d.state = ${State.ready} AND d.delay IS NULL THEN r.error ELSE d.error END`,
+        error: `CASE WHEN ${waits} AND d.delay IS NULL THEN r.error ELSE d.error END`,
         late: "d.late",
         started_at: "COALESCE(d.started_at, r.started_at)",
         started_by: `CASE WHEN d.started_at IS NULL THEN r.started_by ELSE ${dialect.id(":me")} END`
@@ -217,7 +218,7 @@ export const make = ({ database, me }: Asker): Settle => {
 
   const releaseIfUnknown = statement(`
     UPDATE ${runs}
-    SET state = ${State.ready}, fence = fence + 1, owner = NULL, deadline_at = NULL
+    SET state = CASE WHEN crashes > 0 THEN ${State.suspect} ELSE ${State.ready} END, fence = fence + 1, owner = NULL, deadline_at = NULL
     WHERE id = :id AND fence = :fence AND owner = :me AND state = ${State.running}`)
 
   return {

@@ -8,11 +8,14 @@ import type { Statement } from "../statement.js"
 import { type Asker, attemptColumns, json, orAbsent } from "./context.js"
 
 export interface Sweep {
-  /** declares instances dead, and puts back the runs of the dead and the overdue; returns how many */
-  readonly sweep: (leaseMillis: number) => Effect.Effect<number, StorageError>
+  /**
+   * Declares instances dead, if the database's clock can be believed, and puts back the runs of the dead and the overdue; returns
+   * how many.
+   */
+  readonly sweep: (leaseMillis: number, believes: (now: number) => boolean) => Effect.Effect<number, StorageError>
 }
 
-/** How many runs one sweep takes at most. */
+/** How many runs one transaction puts back at most. */
 const sweepBatch = 100
 
 export const make = ({ database }: Asker): Sweep => {
@@ -26,7 +29,8 @@ export const make = ({ database }: Asker): Sweep => {
 
   // an idle sweep is this one statement
   const selectTrouble = statement(`
-    SELECT (SELECT COUNT(*) FROM ${instances} i WHERE ${expired}) AS expired,
+    SELECT ${now} AS now,
+           (SELECT COUNT(*) FROM ${instances} i WHERE ${expired}) AS expired,
            (SELECT COUNT(*) FROM ${runs} r WHERE ${orphaned}) AS orphaned,
            (SELECT COUNT(*) FROM ${runs} r WHERE ${overdue}) AS overdue`)
 
@@ -46,13 +50,13 @@ export const make = ({ database }: Asker): Sweep => {
   const lockOverdue = lockTroubled(overdue)
 
   const takenBackColumns = { run_id: "id", fence: "big", claimed_at: "big", owner: "id" } satisfies { [column: string]: ColumnType }
-  const putBack = (counter: "crashes" | "timeouts") =>
+  const putBack = (counter: "crashes" | "timeouts", suspect: string) =>
     statement(
       dialect.updateFrom({
         table: runs,
         rows: dialect.rows(":rows", takenBackColumns),
         set: {
-          state: `CASE WHEN r.cancel_at IS NULL THEN ${State.ready} ELSE ${State.cancelled} END`,
+          state: `CASE WHEN r.cancel_at IS NOT NULL THEN ${State.cancelled} WHEN ${suspect} THEN ${State.suspect} ELSE ${State.ready} END`,
           finished_at: `CASE WHEN r.cancel_at IS NULL THEN NULL ELSE ${now} END`,
           unique_key: "CASE WHEN r.cancel_at IS NULL THEN r.unique_key ELSE NULL END",
           run_at: now,
@@ -67,8 +71,8 @@ export const make = ({ database }: Asker): Sweep => {
         where: `r.fence = d.fence AND r.state = ${State.running}`
       })
     )
-  const putBackCrashed = putBack("crashes")
-  const putBackOverdue = putBack("timeouts")
+  const putBackCrashed = putBack("crashes", "1 = 1")
+  const putBackOverdue = putBack("timeouts", "r.crashes > 0")
 
   const sweepAttemptColumns = { ...attemptColumns, instance: "id" } satisfies { [column: string]: ColumnType }
   const insertSweptAttempts = statement(`
@@ -108,18 +112,28 @@ export const make = ({ database }: Asker): Sweep => {
       })
     )
 
-  const sweep: Sweep["sweep"] = (lease) =>
+  const rescueAll = (...[lock, back, outcome, lease]: Parameters<typeof rescue>) =>
+    Effect.iterate(
+      { total: 0, last: sweepBatch },
+      {
+        while: ({ last }) => last === sweepBatch,
+        body: ({ total }) => Effect.map(rescue(lock, back, outcome, lease), (last) => ({ total: total + last, last }))
+      }
+    ).pipe(Effect.map(({ total }) => total))
+
+  const sweep: Sweep["sweep"] = (lease, believes) =>
     Effect.gen(function* () {
       const trouble = (yield* database.read("look for dead instances", (session) => session.rows(selectTrouble, { lease })))[0]!
-      if (number(trouble.expired) > 0) {
+      const mayDeclare = believes(number(trouble.now))
+      if (mayDeclare && number(trouble.expired) > 0) {
         yield* database.write("declare instances dead", (session) => session.affected(declareDead, {}))
       }
       let rescued = 0
       if (number(trouble.expired) + number(trouble.orphaned) > 0) {
-        rescued += yield* rescue(lockOrphaned, putBackCrashed, "crash", lease)
+        rescued += yield* rescueAll(lockOrphaned, putBackCrashed, "crash", lease)
       }
-      if (number(trouble.overdue) > 0) {
-        rescued += yield* rescue(lockOverdue, putBackOverdue, "timeout", lease)
+      if (mayDeclare && number(trouble.overdue) > 0) {
+        rescued += yield* rescueAll(lockOverdue, putBackOverdue, "timeout", lease)
       }
       return rescued
     })
