@@ -25,7 +25,7 @@ import { dialectOf } from "./internal/storage/dialect.js"
 import * as migrations from "./internal/storage/migrations.js"
 import * as runStore from "./internal/storage/runStore.js"
 import { isTraced } from "./internal/telemetry.js"
-import { uuidv7 } from "./internal/uuid.js"
+import { freshUuidv7 } from "./internal/uuid.js"
 import type { Job, RunPolicy } from "./Job.js"
 import type { JobSchedule } from "./JobSchedule.js"
 import {
@@ -79,6 +79,11 @@ export declare namespace Jobsd {
       payload: NoInfer<Payload>,
       options?: CreateRunOptions
     ) => Effect.Effect<RunId, CreateRunError>
+    readonly createRuns: <Payload>(
+      job: Job<any, Payload, any, any>,
+      payloads: ReadonlyArray<NoInfer<Payload>>,
+      options?: CreateRunsOptions
+    ) => Effect.Effect<ReadonlyArray<RunId>, CreateRunError>
     readonly cancel: (id: RunId) => Effect.Effect<CancelResult, RunNotFound | StorageError>
     readonly getRunState: (id: RunId) => Effect.Effect<RunState, RunNotFound | StorageError>
     readonly instance: Effect.Effect<Instance, NoInstance | StorageError>
@@ -113,6 +118,14 @@ export declare namespace Jobsd {
         }
       | { readonly schedule?: never; readonly limit?: never }
     )
+
+  /**
+   * The options of `createRuns`: those of `createRun` without `unique`, for a key is one run's.
+   *
+   * @since 0.1.0
+   * @category models
+   */
+  export type CreateRunsOptions = CreateRunOptions & { readonly unique?: never }
 
   /**
    * What can go wrong in `createRun`.
@@ -222,6 +235,30 @@ export const createRun = <Payload>(
   job: Job<any, Payload, any, any>,
   ...[payload, options]: PayloadArguments<Payload>
 ): Effect.Effect<RunId, Jobsd.CreateRunError, Jobsd> => Effect.flatMap(Jobsd, (jobsd) => jobsd.createRun(job, payload as Payload, options))
+
+/**
+ * Creates a run for each payload, all or none, and returns their ids in the order of the payloads. Like `createRun` it takes part in
+ * a transaction of the caller's; else it makes one of its own. A payload that cannot be stored fails the call before anything is.
+ *
+ * @example
+ * import { Schema } from "effect"
+ * import { Job, Jobsd } from "jobsd"
+ *
+ * const Greet = Job.make("Greet", { payload: { name: Schema.String } })
+ *
+ * const all = Jobsd.createRuns(Greet, [{ name: "Ada" }, { name: "Grace" }], { priority: 7 })
+ *
+ * console.log(all)
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const createRuns = <Payload>(
+  job: Job<any, Payload, any, any>,
+  payloads: ReadonlyArray<NoInfer<Payload>>,
+  options?: Jobsd.CreateRunsOptions
+): Effect.Effect<ReadonlyArray<RunId>, Jobsd.CreateRunError, Jobsd> =>
+  Effect.flatMap(Jobsd, (jobsd) => jobsd.createRuns(job, payloads, options))
 
 /**
  * Ends a run and the chain it belongs to: nothing follows it, and its unique key is free. A waiting run is cancelled at once; a
@@ -343,7 +380,7 @@ const makeInstance = <const Jobs extends ReadonlyArray<Job.Any>>(options: LayerO
 
     // the service wakes the instance, and the instance hands the service to its handlers: the service is there first
     let running: engine.Engine | undefined
-    const clientId = uuidv7(Date.now()) as InstanceId
+    const clientId = freshUuidv7(Date.now()) as InstanceId
     const local: client.Local = {
       id: () => running?.id() ?? clientId,
       wake: () => running?.wake(),
@@ -481,7 +518,7 @@ export const layerClient = (
         const resolved = yield* resolve(settings)
         const database = yield* openDatabase(resolved)
         yield* migrations.check(database)
-        const id = uuidv7(Date.now()) as InstanceId
+        const id = freshUuidv7(Date.now()) as InstanceId
         const store = storeOf(database, id, resolved)
         const local: client.Local = { id: () => id, wake: () => {}, due: () => {}, cancel: () => {} }
         return Jobsd.of({ ...client.make(store, resolved, local), instance: new NoInstance() })

@@ -5,17 +5,18 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import * as Option from "effect/Option"
-import * as Schema from "effect/Schema"
+import * as ParseResult from "effect/ParseResult"
 import type { InstanceId } from "../Instance.js"
 import type { Job } from "../Job.js"
 import type { Jobsd } from "../Jobsd.js"
 import { OptionError, PayloadError, RunNotFound, ScheduleError } from "../JobsdError.js"
 import type { RunId, RunState } from "../Run.js"
 import { describeParseError } from "./failureText.js"
+import * as groups from "./groups.js"
 import { nextMoment } from "./lifecycle.js"
 import { backoffSteps, mergePolicy, nameIssue, priorityIssue, type Resolved, replay, textIssue } from "./settings.js"
 import { outsideTransaction } from "./storage/database.js"
-import type { RunStore } from "./storage/runStore.js"
+import type { NewRun, RunStore } from "./storage/runStore.js"
 import { metrics, sending, traceparent } from "./telemetry.js"
 import { isUuid, uuidv7 } from "./uuid.js"
 
@@ -29,28 +30,68 @@ export interface Local {
   readonly cancel: (id: string) => void
 }
 
-const check = (option: string, issue: string | null) => (issue === null ? Effect.void : Effect.fail(new OptionError({ option, issue })))
-
-const encodePayload = (job: Job.Any, payload: unknown, limit: number): Effect.Effect<string, PayloadError> =>
-  Effect.flatMap(
-    Effect.mapError(
-      Schema.encodeUnknown(job.payloadSchema)(payload),
-      (error) => new PayloadError({ job: job.name, issue: describeParseError(error) })
-    ),
-    (encoded) =>
-      Effect.flatMap(
-        Effect.try({
-          try: () => JSON.stringify(encoded) ?? "",
-          catch: () => new PayloadError({ job: job.name, issue: "what its schema encodes it to is not JSON" })
-        }),
-        (text) =>
-          Buffer.byteLength(text) > limit
-            ? new PayloadError({ job: job.name, issue: `it has ${Buffer.byteLength(text)} bytes, payloadLimit is ${limit}` })
-            : Effect.succeed(text)
-      )
+/** What is wrong with an option of createRun, or null. */
+const wrongOption = (job: Job.Any, queue: string, priority: number, options: Jobsd.CreateRunOptions): OptionError | null => {
+  const { limit, schedule, unique } = options
+  const wrong = (option: string, issue: string | null) => (issue === null ? null : new OptionError({ option, issue }))
+  return (
+    wrong("job", nameIssue(job.name)) ??
+    wrong("queue", nameIssue(queue)) ??
+    wrong("priority", priorityIssue(priority)) ??
+    (schedule === undefined ? null : wrong("schedule", nameIssue(schedule.name))) ??
+    (unique === undefined ? null : wrong("unique", unique.length === 0 ? "expected at least 1 character" : textIssue(unique))) ??
+    (limit === undefined
+      ? null
+      : wrong(
+          "limit",
+          schedule === undefined
+            ? "expected a schedule with it"
+            : Number.isInteger(limit) && limit >= 1 && limit < 2 ** 31
+              ? null
+              : "expected an integer of at least 1"
+        ))
   )
+}
+
+/** The JSON text of a payload. A schema without effects is encoded without a fiber. */
+const encodePayload = (job: Job.Any, payload: unknown, limit: number): Effect.Effect<Encoded, PayloadError> => {
+  const encoded = ParseResult.encodeUnknown(job.payloadSchema)(payload)
+  return Either.isEither(encoded) && Either.isRight(encoded)
+    ? stored(job, encoded.right, limit)
+    : Effect.flatMap(
+        Effect.mapError(
+          encoded,
+          (issue) => new PayloadError({ job: job.name, issue: describeParseError(new ParseResult.ParseError({ issue })) })
+        ),
+        (encoded) => stored(job, encoded, limit)
+      )
+}
+
+interface Encoded {
+  readonly payload: string
+  readonly payloadBytes: number
+}
+
+const stored = (job: Job.Any, encoded: unknown, limit: number): Effect.Effect<Encoded, PayloadError> => {
+  let payload: string
+  try {
+    payload = JSON.stringify(encoded) ?? ""
+  } catch {
+    return new PayloadError({ job: job.name, issue: "what its schema encodes it to is not JSON" })
+  }
+  const payloadBytes = Buffer.byteLength(payload)
+  return payloadBytes > limit
+    ? new PayloadError({ job: job.name, issue: `it has ${payloadBytes} bytes, payloadLimit is ${limit}` })
+    : Effect.succeed({ payload, payloadBytes })
+}
 
 export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jobsd.Service, "instance"> => {
+  const insertInGroup = groups.make({
+    fitting: store.fitting,
+    write: store.insert,
+    isOnes: (error) => error.reason === "rejected"
+  })
+
   /** the first moment of a scheduled run: the rule applied to the database's now plus the delay */
   const firstMoment = (schedule: NonNullable<Jobsd.CreateRunOptions["schedule"]>, runAt: number | null, delay: number) =>
     Effect.flatMap(outsideTransaction(store.now), (now) => {
@@ -62,60 +103,80 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
       return typeof next === "number" ? Effect.succeed(next) : new ScheduleError({ schedule: schedule.name, issue: next })
     })
 
-  const createRun: Jobsd.Service["createRun"] = (job, payload, options = {}) =>
+  /** everything about new runs but their payloads */
+  const template = (job: Job.Any, options: Jobsd.CreateRunOptions) =>
     Effect.gen(function* () {
       const queue = options.queue ?? job.queue ?? "default"
       const priority = options.priority ?? job.priority ?? 5
       const { limit, runAt, schedule, unique } = options
-      yield* check("job", nameIssue(job.name))
-      yield* check("queue", nameIssue(queue))
-      yield* check("priority", priorityIssue(priority))
-      yield* check("schedule", schedule === undefined ? null : nameIssue(schedule.name))
-      yield* check("unique", unique === undefined ? null : unique.length === 0 ? "expected at least 1 character" : textIssue(unique))
-      yield* check(
-        "limit",
-        limit === undefined || (Number.isInteger(limit) && limit >= 1 && limit < 2 ** 31) ? null : "expected an integer of at least 1"
-      )
-      yield* check("limit", limit !== undefined && schedule === undefined ? "expected a schedule with it" : null)
+      const wrong = wrongOption(job, queue, priority, options)
+      if (wrong !== null) return yield* wrong
       const delay = Duration.decodeUnknown(options.delay ?? 0)
       if (Option.isNone(delay) || !Duration.isFinite(delay.value)) {
         return yield* new OptionError({ option: "delay", issue: "expected a finite duration" })
       }
+      const policy = mergePolicy(settings.policy, job.policy, options)
+      if (Either.isLeft(policy)) return yield* new OptionError(policy.left)
       const delayMillis = Math.round(Duration.toMillis(delay.value))
-      const policy = yield* Either.mapLeft(mergePolicy(settings.policy, job.policy, options), (error) => new OptionError(error))
-      const encoded = yield* encodePayload(job, payload, settings.payloadLimit)
-      const id = uuidv7(Date.now()) as RunId
-      const backoff = options.backoff === undefined ? null : JSON.stringify(yield* replay(options.backoff, backoffSteps, id))
       const at = runAt === undefined ? null : DateTime.toEpochMillis(runAt)
-      const due = schedule === undefined ? at : yield* firstMoment(schedule, at, delayMillis)
-
-      const created = yield* store.insert({
-        id,
+      return {
         job: job.name,
         queue,
         schedule: schedule?.name ?? null,
         name: unique ?? null,
         uniqueKey: unique === undefined ? null : createHash("sha256").update(unique).digest("hex"),
         priority,
-        runAt: due,
+        runAt: schedule === undefined ? at : yield* firstMoment(schedule, at, delayMillis),
         delayMillis: schedule === undefined ? delayMillis : 0,
         createdBy: local.id(),
-        ...policy,
+        ...policy.right,
         successLimit: limit ?? null,
-        backoff,
-        payload: encoded,
-        payloadBytes: Buffer.byteLength(encoded),
         traceparent: yield* traceparent
-      })
-      if (created === id) {
-        metrics.sent(1, job.name)
-        if (due === null && delayMillis === 0) local.due(queue)
-        else local.wake()
-      } else {
-        yield* Effect.logDebug(`createRun: the unique key is held by run ${created}; nothing was created`)
       }
-      return created
-    }).pipe(sending(job.name, options.queue ?? job.queue ?? "default"))
+    })
+
+  const newRun = (
+    job: Job.Any,
+    payload: unknown,
+    template: Omit<NewRun, "id" | "backoff" | keyof Encoded>,
+    options: Jobsd.CreateRunOptions
+  ) =>
+    Effect.flatMap(encodePayload(job, payload, settings.payloadLimit), (encoded) => {
+      const id = uuidv7(Date.now()) as RunId
+      const run = (backoff: string | null): NewRun => ({ id, backoff, ...template, ...encoded })
+      return options.backoff === undefined
+        ? Effect.succeed(run(null))
+        : Effect.map(replay(options.backoff, backoffSteps, id), (backoff) => run(JSON.stringify(backoff)))
+    })
+
+  const created = (run: Pick<NewRun, "job" | "queue" | "runAt" | "delayMillis">, count: number) => {
+    metrics.sent(count, run.job)
+    if (run.runAt === null && run.delayMillis === 0) local.due(run.queue)
+    else local.wake()
+  }
+
+  const queueOf = (job: Job.Any, options: Jobsd.CreateRunOptions) => options.queue ?? job.queue ?? "default"
+
+  const createRun: Jobsd.Service["createRun"] = (job, payload, options = {}) =>
+    Effect.gen(function* () {
+      const run = yield* newRun(job, payload, yield* template(job, options), options)
+      const transaction = yield* store.callersTransaction
+      const id = Option.isNone(transaction) ? yield* insertInGroup(run) : (yield* store.insertWithin(transaction.value, [run]))[0]!
+      if (id === run.id) created(run, 1)
+      else yield* Effect.logDebug(`createRun: the unique key is held by run ${id}; nothing was created`)
+      return id
+    }).pipe(sending(job.name, queueOf(job, options)))
+
+  const createRuns: Jobsd.Service["createRuns"] = (job, payloads, options = {}) =>
+    Effect.gen(function* () {
+      const shared = yield* template(job, options)
+      const runs = yield* Effect.forEach(payloads, (payload) => newRun(job, payload, shared, options))
+      if (runs.length === 0) return []
+      const transaction = yield* store.callersTransaction
+      const ids = yield* Option.isNone(transaction) ? store.insertAll(runs) : store.insertWithin(transaction.value, runs)
+      created(shared, ids.length)
+      return ids
+    }).pipe(sending(job.name, queueOf(job, options)))
 
   // an id comes in from outside: what is no UUID is no run either, and databases compare the letters of one differently
   const latest = (id: RunId) =>
@@ -150,5 +211,5 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
       })
     )
 
-  return { createRun, cancel, getRunState: latest }
+  return { createRun, createRuns, cancel, getRunState: latest }
 }

@@ -18,7 +18,7 @@ import { outsideTransaction } from "../storage/database.js"
 import * as instanceStore from "../storage/instanceStore.js"
 import * as runStore from "../storage/runStore.js"
 import { loop as asLoop } from "../telemetry.js"
-import { uuidv7 } from "../uuid.js"
+import { freshUuidv7 } from "../uuid.js"
 import type { HandledJob } from "./attempt.js"
 import * as makeCounts from "./counts.js"
 import * as makeDeadlines from "./deadlines.js"
@@ -70,7 +70,7 @@ export interface EngineOptions {
 const startSession = ({ database, host, jobs, pid, schedules, settings }: EngineOptions): Effect.Effect<Session, StorageError> =>
   Effect.gen(function* () {
     const clock = yield* Effect.clock
-    const id = uuidv7(Date.now()) as InstanceId
+    const id = freshUuidv7(Date.now()) as InstanceId
     const known = { jobs: [...jobs.keys()], schedules: [...schedules.keys()] }
     const queues = [...settings.queues.keys()]
     const store = runStore.make({ database, me: id, known, queues, leaseMillis: settings.leaseMillis })

@@ -12,7 +12,7 @@ import { uuidv7 } from "../uuid.js"
 import { type Deadlines, monotonicMillis } from "./deadlines.js"
 import type { Quarantine } from "./quarantine.js"
 import type { Runner } from "./runner.js"
-import { makePatience, make as makeWake } from "./wake.js"
+import { breathe, makePatience, make as makeWake } from "./wake.js"
 import type { WorkerPool } from "./workerPool.js"
 
 export interface Poller {
@@ -122,6 +122,7 @@ export const make = (options: {
       const isTimeToLook = monotonicMillis(clock) - lookedAt >= settings.pollMillis
       const pause = isTimeToLook || pools.some((pool) => hasRoom(pool) && !likelyDue.has(pool.queue)) ? yield* look : settings.pollMillis
       patience.reset()
+      yield* breathe
       return pools.some(isLikelyDue) ? 0 : pause
     }).pipe(
       Effect.sandbox,

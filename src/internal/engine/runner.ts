@@ -2,8 +2,6 @@
 import * as Cause from "effect/Cause"
 import type * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
-import * as DateTime from "effect/DateTime"
-import * as Duration from "effect/Duration"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as FiberId from "effect/FiberId"
@@ -11,15 +9,15 @@ import * as Runtime from "effect/Runtime"
 import * as Scope from "effect/Scope"
 import type { InstanceId } from "../../Instance.js"
 import type { Job } from "../../Job.js"
-import type { RunInfo } from "../../Run.js"
 import { errorText, storable } from "../failureText.js"
 import { budgetLeft, type Outcome } from "../lifecycle.js"
 import type { Resolved } from "../settings.js"
-import { attemptOf, type ClaimedRun } from "../storage/runRow.js"
+import type { ClaimedRun } from "../storage/runRow.js"
 import { annotations, metrics, processing } from "../telemetry.js"
 import { type Attempt, compile, DecodeFailure, EncodeFailure, type HandledJob } from "./attempt.js"
 import type { Counts } from "./counts.js"
 import { type Deadlines, monotonicMillis } from "./deadlines.js"
+import { Info } from "./info.js"
 import * as lazyScope from "./lazyScope.js"
 import type { Settler } from "./settler.js"
 import type { Claimed, WorkerPool } from "./workerPool.js"
@@ -72,7 +70,7 @@ export const make = (options: {
   const attempts = new Map<string, Attempt>()
   for (const [name, handled] of jobs) attempts.set(name, compile(handled, settings.payloadLimit))
 
-  const runInfo = (run: ClaimedRun, startedAt: number) => (payload: unknown) => infoOf(run, payload, startedAt, instanceId)
+  const runInfo = (run: ClaimedRun, startedAt: number) => (payload: unknown) => new Info(run, payload, startedAt, instanceId)
   const redacted = (error: string) => storable(settings.redact(error))
 
   // errors and `redact` are user code: whatever they do, the attempt ends, and its worker is free
@@ -216,32 +214,4 @@ const timedOut = (run: ClaimedRun): Outcome => ({ _tag: "TimedOut", error: `It w
 const exhausted = (run: ClaimedRun): Outcome => ({
   _tag: "Exhausted",
   error: `Its process died ${run.crashes} times, and it timed out ${run.timeouts} times`
-})
-
-/** What a handler is told. */
-const infoOf = (run: ClaimedRun, payload: unknown, startedAt: number, startedBy: InstanceId): RunInfo => ({
-  id: run.id,
-  originId: run.originId,
-  name: run.name,
-  job: run.job,
-  queue: run.queue,
-  schedule: run.schedule,
-  attempt: attemptOf(run),
-  occurrence: run.occurrence,
-  payload,
-  runAt: DateTime.unsafeMake(run.runAt),
-  startedAt: DateTime.unsafeMake(startedAt),
-  startedBy,
-  successCount: run.successCount,
-  successLimit: run.successLimit,
-  timeout: run.timeoutMillis === null ? Duration.infinity : Duration.millis(run.timeoutMillis),
-  timeoutAt: run.timeoutMillis === null ? null : DateTime.unsafeMake(startedAt + run.timeoutMillis),
-  retriesOnErrorCount: run.errors,
-  retriesOnErrorLimit: run.maxErrors ?? Number.POSITIVE_INFINITY,
-  retriesOnTimeoutCount: run.timeouts,
-  retriesOnTimeoutLimit: run.maxTimeouts ?? Number.POSITIVE_INFINITY,
-  crashCount: run.crashes,
-  retriesOnCrashLimit: run.maxCrashes ?? Number.POSITIVE_INFINITY,
-  createdAt: DateTime.unsafeMake(run.createdAt),
-  createdBy: run.createdBy
 })

@@ -6,14 +6,24 @@ import type { RunPolicy } from "../../Job.js"
 import type { JobSchedule } from "../../JobSchedule.js"
 import { ScheduleError, type StorageError } from "../../JobsdError.js"
 import type { RunId } from "../../Run.js"
-import { isWaiting, nextMoment, type Outcome, type Settlement, State, settle, wantsRetry, wantsSuccessor } from "../lifecycle.js"
+import {
+  type Facts,
+  isWaiting,
+  nextMoment,
+  type Outcome,
+  type Settlement,
+  State,
+  settle,
+  wantsRetry,
+  wantsSuccessor
+} from "../lifecycle.js"
 import { delayAfter, type Resolved, replay, storedBackoff } from "../settings.js"
 import type { ClaimedRun } from "../storage/runRow.js"
-import type { RunStore, Settled } from "../storage/runStore.js"
+import type { RunStore, Settled as StoredSettled } from "../storage/runStore.js"
 import { metrics } from "../telemetry.js"
 import { uuidv7 } from "../uuid.js"
 import type { Counts } from "./counts.js"
-import { makePatience, make as makeWake } from "./wake.js"
+import { breathe, makePatience, make as makeWake } from "./wake.js"
 
 /** How an attempt ended, and what the table does not know of it. */
 export interface Ended {
@@ -36,6 +46,12 @@ export interface Settler {
   readonly flush: Effect.Effect<void>
 }
 
+interface Settled extends StoredSettled {
+  readonly outcome: Outcome
+}
+
+const noFacts: Facts = { retryDelayMillis: null, nextRunAt: null }
+
 /** The most that goes in one statement. */
 const groupLimit = 500
 
@@ -51,8 +67,9 @@ export const make = (options: {
   Effect.gen(function* () {
     const { counts, policies, schedules, settings, store } = options
     const { loop, wake } = yield* makeWake
-    let waiting: Array<Ended> = []
-    const unsettled = new Set<string>()
+    const waiting: Array<Ended> = []
+    /** the fence under which a run's outcome waits: it can be claimed again before the answer to its settlement is here */
+    const unsettled = new Map<string, number>()
 
     const retryDelay = ({ outcome, run }: Ended): Effect.Effect<number | null> =>
       Effect.gen(function* () {
@@ -85,16 +102,18 @@ export const make = (options: {
           )
     }
 
-    const decide = (ended: Ended): Effect.Effect<Settled> =>
-      Effect.gen(function* () {
-        const { outcome, run, startedAt } = ended
-        const facts =
-          outcome._tag === "Succeeded" && run.schedule === null
-            ? { retryDelayMillis: null, nextRunAt: null }
-            : { retryDelayMillis: yield* retryDelay(ended), nextRunAt: yield* nextRunAt(ended) }
-        const settlement = settle(run, outcome, facts)
-        return { run, settlement, startedAt, successorId: settlement.successor === null ? null : (uuidv7(Date.now()) as RunId) }
-      })
+    const settled = ({ outcome, run, startedAt }: Ended, facts: Facts): Settled => {
+      const settlement = settle(run, outcome, facts)
+      return { run, outcome, settlement, startedAt, successorId: settlement.successor === null ? null : (uuidv7(Date.now()) as RunId) }
+    }
+
+    // nearly all outcomes ask for no facts: no Effect for those
+    const decide = (ended: Ended): Settled | Effect.Effect<Settled> =>
+      wantsRetry(ended.run, ended.outcome) || wantsSuccessor(ended.run, ended.outcome)
+        ? Effect.gen(function* () {
+            return settled(ended, { retryDelayMillis: yield* retryDelay(ended), nextRunAt: yield* nextRunAt(ended) })
+          })
+        : settled(ended, noFacts)
 
     // Content must not block a settlement: a group that is rejected is split down to the row, and the row's texts are given up.
     const write = (group: ReadonlyArray<Settled>): Effect.Effect<ReadonlySet<string>, StorageError> =>
@@ -111,16 +130,15 @@ export const make = (options: {
               )
       )
 
-    const record = (group: ReadonlyArray<Settled>, outcomes: ReadonlyMap<string, Outcome>) =>
+    const record = (group: ReadonlyArray<Settled>) =>
       Effect.gen(function* () {
-        const ours = yield* write(group)
-        const missing = group.filter(({ run }) => !ours.has(run.id))
-        // an answer that was lost on its way: the write before this one did it
-        const before = missing.length === 0 ? ours : yield* store.settledBefore(missing)
-        for (const { run, settlement } of group) {
-          if (ours.has(run.id) || before.has(run.id)) {
-            counts.settled(outcomes.get(run.id)!, settlement)
-            metrics.runs(1, run.job, outcomeName(settlement, outcomes.get(run.id)!))
+        const recorded = yield* write(group)
+        const told = new Map<string, number>()
+        for (const { outcome, run, settlement } of group) {
+          if (recorded.has(run.id)) {
+            counts.settled(outcome, settlement)
+            const key = `${run.job}\n${outcomeName(settlement, outcome)}`
+            told.set(key, (told.get(key) ?? 0) + 1)
           } else {
             metrics.stale(1)
             yield* Effect.logWarning("an outcome came too late and was not recorded: the run had been taken back").pipe(
@@ -128,33 +146,36 @@ export const make = (options: {
             )
           }
         }
+        for (const [key, count] of told) metrics.runs(count, ...key.split("\n"))
       })
 
     // what is being written stays here until it is acknowledged, so that a repeat is verbatim: a successor keeps its id
-    let current: { readonly settled: ReadonlyArray<Settled>; readonly outcomes: ReadonlyMap<string, Outcome> } | null = null
+    let current: ReadonlyArray<Settled> | null = null
     const patience = makePatience()
 
     const acknowledge = () => {
-      for (const { run } of current?.settled ?? []) unsettled.delete(keyOf(run.id, run.fence))
+      for (const { run } of current ?? []) if (unsettled.get(run.id) === run.fence) unsettled.delete(run.id)
       current = null
     }
 
-    const next = Effect.suspend(() => {
-      const group = waiting.slice(0, groupLimit)
-      waiting = waiting.slice(groupLimit)
-      return Effect.map(Effect.forEach(group, decide), (settled) => {
-        current = { settled, outcomes: new Map(group.map(({ outcome, run }) => [run.id as string, outcome])) }
-        return current
-      })
+    const next = Effect.gen(function* () {
+      const group = waiting.splice(0, groupLimit)
+      const settled: Array<Settled> = []
+      for (const ended of group) {
+        const decided = decide(ended)
+        settled.push(Effect.isEffect(decided) ? yield* decided : decided)
+      }
+      current = settled
+      return settled
     })
 
     const turn = Effect.gen(function* () {
       while (current !== null || waiting.length > 0) {
-        const { outcomes, settled } = current ?? (yield* next)
-        yield* record(settled, outcomes)
+        yield* record(current ?? (yield* next))
         acknowledge()
         patience.reset()
         options.settled()
+        yield* breathe
       }
       return 60_000
     }).pipe(
@@ -171,11 +192,11 @@ export const make = (options: {
     return {
       offer: (ended) => {
         waiting.push(ended)
-        unsettled.add(keyOf(ended.run.id, ended.run.fence))
+        unsettled.set(ended.run.id, ended.run.fence)
         wake()
       },
       unsettled: () => unsettled.size,
-      holds: (id, fence) => unsettled.has(keyOf(id, fence)),
+      holds: (id, fence) => unsettled.get(id) === fence,
       loop: loop(turn),
       flush: Effect.suspend(() => (unsettled.size === 0 ? Effect.void : Effect.fail("not yet" as const))).pipe(
         Effect.retry(Schedule.spaced("5 millis")),
@@ -183,9 +204,6 @@ export const make = (options: {
       )
     }
   })
-
-/** one claim of a run: it can be claimed again before the answer to its settlement is here */
-const keyOf = (id: string, fence: number) => `${id} ${fence}`
 
 const isRejected = (cause: { readonly _tag: string; readonly error?: unknown }): boolean =>
   cause._tag === "Fail" && (cause.error as StorageError).reason === "rejected"

@@ -96,16 +96,23 @@ const later = Schedule.exponential("50 millis").pipe(Schedule.jittered)
 
 const reasonOf = (error: unknown) => (error instanceof StorageError ? error.reason : undefined)
 
+const isLost = (error: unknown) => reasonOf(error) === "ambiguous" || reasonOf(error) === "unavailable"
+
 const retried =
   ({ contentionMillis, triesWhenLost }: Patience) =>
-  <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-    effect.pipe(
+  <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> => {
+    const again = effect.pipe(
+      Effect.delay("5 millis"),
       Effect.retry({ schedule: Schedule.upTo(soon, contentionMillis), while: (error) => reasonOf(error) === "contention" }),
-      Effect.retry({
-        schedule: Schedule.intersect(later, Schedule.recurs(triesWhenLost)),
-        while: (error) => reasonOf(error) === "ambiguous" || reasonOf(error) === "unavailable"
-      })
+      Effect.retry({ schedule: Schedule.intersect(later, Schedule.recurs(triesWhenLost - 1)), while: isLost })
     )
+    // a Schedule costs 10 us, and nearly always the first try is the last
+    return Effect.catchIf(
+      effect,
+      (error) => reasonOf(error) === "contention" || (triesWhenLost > 0 && isLost(error)),
+      () => again
+    )
+  }
 
 /**
  * Waits for an effect for so long and no longer. It goes on in a fiber of its own, and holds its connection until the driver gives
@@ -145,18 +152,20 @@ export const make = (sql: SqlClient.SqlClient, dialect: Dialect, tablePrefix: st
     // better-sqlite3 waits for a lock synchronously, 5 s by default, and stops the event loop meanwhile: fail at once, and
     // try again from here. The setting is the connection's, which is the user's too, so it is put back.
     const { blockingWait } = dialect
-    const withoutBlocking = <A, E>(session: Session, effect: Effect.Effect<A, E>): Effect.Effect<A, E | SqlError> =>
+    const before =
       blockingWait === null
+        ? 0
+        : yield* Effect.scoped(Effect.flatMap(reserve, (connection) => sessionOn(connection).run(blockingWait))).pipe(
+            Effect.map((rows) => Number(rows[0]?.timeout ?? 0)),
+            Effect.mapError(failed("connect", false))
+          )
+    const withoutBlocking = <A, E>(session: Session, effect: Effect.Effect<A, E>): Effect.Effect<A, E | SqlError> =>
+      before === 0
         ? effect
-        : Effect.flatMap(session.run(blockingWait), (rows) => {
-            const before = Number(rows[0]?.timeout ?? 0)
-            return before === 0
-              ? effect
-              : Effect.zipRight(
-                  session.run(`${blockingWait} = 0`),
-                  Effect.ensuring(effect, Effect.ignore(session.run(`${blockingWait} = ${before}`)))
-                )
-          })
+        : Effect.zipRight(
+            session.run(`${blockingWait} = 0`),
+            Effect.ensuring(effect, Effect.ignore(session.run(`${blockingWait} = ${before}`)))
+          )
 
     const onConnection = <A, E>(use: Use<A, E>): Effect.Effect<A, E | SqlError> =>
       Effect.scoped(
@@ -167,10 +176,13 @@ export const make = (sql: SqlClient.SqlClient, dialect: Dialect, tablePrefix: st
       )
 
     const tried = <A, E>(operation: string, committing: boolean, patience: Patience, effect: Effect.Effect<A, E>) =>
-      awaited(
-        effect,
-        patience.tryMillis,
-        () => new StorageError({ operation, reason: committing ? "ambiguous" : "unavailable", cause: new Error("no answer in time") })
+      (dialect.answersAtOnce
+        ? effect
+        : awaited(
+            effect,
+            patience.tryMillis,
+            () => new StorageError({ operation, reason: committing ? "ambiguous" : "unavailable", cause: new Error("no answer in time") })
+          )
       ).pipe(retried(patience))
 
     const read: Database["read"] = (operation, use, patience = patient) =>

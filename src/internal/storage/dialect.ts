@@ -8,7 +8,7 @@ import type { State } from "../lifecycle.js"
 import { mysql } from "./dialect/mysql.js"
 import { postgres } from "./dialect/postgres.js"
 import { sqlite } from "./dialect/sqlite.js"
-import type { Placeholders } from "./statement.js"
+import type { Placeholders, Value } from "./statement.js"
 
 /** The tables' names, with the prefix. */
 export interface Tables {
@@ -46,6 +46,17 @@ export interface Dialect {
   readonly types: { readonly [T in ColumnType]: string }
   /** `FROM <rows> d`: the rows of a JSON array of objects in one text parameter */
   readonly rows: (parameter: string, columns: { readonly [column: string]: ColumnType }) => string
+  /** pairs of an id and a value, `FROM <pairs> d(id, value)`: less to build and to parse than rows */
+  readonly pairs: {
+    readonly from: (value: ColumnType) => string
+    readonly values: (pairs: ReadonlyArray<readonly [id: string, value: string | number]>) => { readonly [name: string]: Value }
+  }
+  /** a JSON object of names and expressions, as text */
+  readonly jsonObject: (members: { readonly [name: string]: string }) => string
+  /** a column that no partial index is to be chosen for */
+  readonly hidden: (column: string) => string
+  /** the bytes of a text */
+  readonly bytes: (text: string) => string
   /** a parameter as a 64-bit integer, where the database would otherwise guess */
   readonly big: (parameter: string) => string
   /** a row limit: MySQL takes no number of the driver's there, so it stands in the text */
@@ -59,12 +70,16 @@ export interface Dialect {
   /** the same, waiting for the lock */
   readonly forUpdate: string
   readonly begin: string
+  /** whether the driver is synchronous, so that an answer cannot be lost on its way */
+  readonly answersAtOnce: boolean
   /** the setting that makes the driver wait for a lock and stop the event loop meanwhile, in milliseconds */
   readonly blockingWait: string | null
   /** sent before a transaction or a statement of ours, so that it takes no gap locks */
   readonly beforeWrite: string | null
   /** the claim of one queue, all priorities in order: an UPDATE that marks them */
   readonly claim: (tables: Tables, claim: ClaimSql) => string
+  /** a parameter as a column's type, where the database would otherwise guess */
+  readonly typed: (parameter: string, type: ColumnType) => string
   /** a parameter as an id, where the database would otherwise guess */
   readonly id: (parameter: string) => string
   /** after a SELECT: what other transactions have committed since ours began */
@@ -73,6 +88,8 @@ export interface Dialect {
   readonly skipLockedRuns: string
   /** an UPDATE of many rows, each with its own values: the table is r, the values are d */
   readonly updateFrom: (update: UpdateFrom) => string
+  /** the same with pairs, and without returning anything */
+  readonly updatePairs: (update: UpdatePairs) => string
   /** an UPDATE of at most so many rows */
   readonly updateLimited: (update: UpdateLimited) => string
   readonly failure: (error: SqlError) => Failure
@@ -103,6 +120,15 @@ export interface UpdateFrom {
   readonly where: string
 }
 
+/** The rows are found by the ids of the pairs. */
+export interface UpdatePairs {
+  readonly table: string
+  readonly value: ColumnType
+  /** the new values, of which some may be the pair's value */
+  readonly set: (value: string) => { readonly [column: string]: string }
+  readonly where: string
+}
+
 export interface UpdateLimited {
   readonly table: string
   readonly set: string
@@ -120,7 +146,8 @@ export interface ClaimSql {
   /** `EXISTS (...)`: this instance is alive and its lease is valid */
   readonly alive: string
   readonly limit: string
-  readonly columns: ReadonlyArray<string>
+  /** what a claim returns, each column with this before it */
+  readonly columns: (prefix: string) => string
 }
 
 /** The dialect of a client, or null if jobsd does not know it. */

@@ -145,8 +145,8 @@ const steps = (dialect: Dialect, tables: Tables): ReadonlyArray<{ readonly name:
         },
         { name: "suspect", columns: "queue, priority, run_at, id", where: `state = ${State.suspect}`, withoutWhere: null },
         { name: "owned", columns: "owner", where: `state = ${State.running}` },
-        { name: "unique", columns: "unique_key", unique: true },
-        { name: "chain", columns: "origin_id, occurrence", unique: true },
+        { name: "unique", columns: "unique_key", unique: true, where: "unique_key IS NOT NULL" },
+        { name: "chain", columns: "origin_id, occurrence", unique: true, where: "schedule IS NOT NULL" },
         { name: "done", columns: "state, finished_at", where: "finished_at IS NOT NULL" },
         { name: "parked", columns: "job", where: `state = ${State.parked}`, withoutWhere: null }
       ]),

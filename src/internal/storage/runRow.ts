@@ -5,6 +5,7 @@ import type { RunId, RunState, RunStatus } from "../../Run.js"
 import { parse } from "../json.js"
 import type { Attempted } from "../lifecycle.js"
 import type { Row } from "./database.js"
+import type { Dialect } from "./dialect.js"
 
 /** 64-bit integers come as number (SQLite), string (PostgreSQL) or bigint (safe integers). */
 export const number = (value: unknown): number => Number(value)
@@ -35,15 +36,10 @@ export interface ClaimedRun extends Attempted {
   readonly traceparent: string | null
 }
 
-export const claimColumns = [
+const claimedColumns = [
   "id",
-  "origin_id",
-  "occurrence",
-  "name",
-  "unique_key",
   "job",
   "queue",
-  "schedule",
   "priority",
   "run_at",
   "created_at",
@@ -51,51 +47,83 @@ export const claimColumns = [
   "claimed_at",
   "fence",
   "claim_token",
-  "cancel_at",
-  "errors",
-  "timeouts",
-  "crashes",
   "max_errors",
   "max_timeouts",
   "max_crashes",
   "timeout_ms",
-  "success_count",
-  "success_limit",
-  "backoff",
   "payload",
   "traceparent"
-] as const
+]
 
-export const claimedRun = (row: Row): ClaimedRun => ({
-  id: string(row.id) as RunId,
-  originId: string(row.origin_id) as RunId,
-  occurrence: number(row.occurrence),
-  name: stringOrNull(row.name),
-  uniqueKey: stringOrNull(row.unique_key),
-  job: string(row.job),
-  queue: string(row.queue),
-  schedule: stringOrNull(row.schedule),
-  priority: number(row.priority),
-  runAt: number(row.run_at),
-  createdAt: number(row.created_at),
-  createdBy: string(row.created_by) as InstanceId,
-  claimedAt: number(row.claimed_at),
-  fence: number(row.fence),
-  token: string(row.claim_token),
-  cancelRequested: row.cancel_at !== null,
-  errors: number(row.errors),
-  timeouts: number(row.timeouts),
-  crashes: number(row.crashes),
-  maxErrors: numberOrNull(row.max_errors),
-  maxTimeouts: numberOrNull(row.max_timeouts),
-  maxCrashes: numberOrNull(row.max_crashes),
-  timeoutMillis: numberOrNull(row.timeout_ms),
-  successCount: number(row.success_count),
-  successLimit: numberOrNull(row.success_limit),
-  backoff: stringOrNull(row.backoff),
-  payload: string(row.payload),
-  traceparent: stringOrNull(row.traceparent)
-})
+/** what nearly all runs have in common: it travels only with those that differ, for a column costs a driver 0.2 us per row */
+const usual: { readonly [column: string]: (column: string, prefix: string) => string } = {
+  origin_id: (column, prefix) => `${prefix}${column} = ${prefix}id`,
+  occurrence: isZero,
+  name: isNull,
+  unique_key: isNull,
+  schedule: isNull,
+  cancel_at: isNull,
+  errors: isZero,
+  timeouts: isZero,
+  crashes: isZero,
+  success_count: isZero,
+  success_limit: isNull,
+  backoff: isNull
+}
+function isZero(column: string, prefix: string) {
+  return `${prefix}${column} = 0`
+}
+function isNull(column: string, prefix: string) {
+  return `${prefix}${column} IS NULL`
+}
+
+/** What a claim returns of a run. */
+export const claimColumns =
+  ({ jsonObject }: Pick<Dialect, "jsonObject">) =>
+  (prefix: string): string => {
+    const conditions = Object.entries(usual).map(([column, condition]) => condition(column, prefix))
+    const members = jsonObject(Object.fromEntries(Object.keys(usual).map((column) => [column, `${prefix}${column}`])))
+    return [
+      ...claimedColumns.map((column) => `${prefix}${column}`),
+      `CASE WHEN ${conditions.join(" AND ")} THEN NULL ELSE ${members} END AS unusual`
+    ].join(", ")
+  }
+
+const asUsual: Row = { occurrence: 0, errors: 0, timeouts: 0, crashes: 0, success_count: 0 }
+
+export const claimedRun = (row: Row): ClaimedRun => {
+  const rest = row.unusual === null ? asUsual : (JSON.parse(string(row.unusual)) as Row)
+  return {
+    id: string(row.id) as RunId,
+    originId: string(rest.origin_id ?? row.id) as RunId,
+    occurrence: number(rest.occurrence),
+    name: stringOrNull(rest.name),
+    uniqueKey: stringOrNull(rest.unique_key),
+    job: string(row.job),
+    queue: string(row.queue),
+    schedule: stringOrNull(rest.schedule),
+    priority: number(row.priority),
+    runAt: number(row.run_at),
+    createdAt: number(row.created_at),
+    createdBy: string(row.created_by) as InstanceId,
+    claimedAt: number(row.claimed_at),
+    fence: number(row.fence),
+    token: string(row.claim_token),
+    cancelRequested: rest.cancel_at !== null && rest.cancel_at !== undefined,
+    errors: number(rest.errors),
+    timeouts: number(rest.timeouts),
+    crashes: number(rest.crashes),
+    maxErrors: numberOrNull(row.max_errors),
+    maxTimeouts: numberOrNull(row.max_timeouts),
+    maxCrashes: numberOrNull(row.max_crashes),
+    timeoutMillis: numberOrNull(row.timeout_ms),
+    successCount: number(rest.success_count),
+    successLimit: numberOrNull(rest.success_limit),
+    backoff: stringOrNull(rest.backoff),
+    payload: string(row.payload),
+    traceparent: stringOrNull(row.traceparent)
+  }
+}
 
 /** Which try it is, from 1. */
 export const attemptOf = (run: Pick<Attempted, "errors" | "timeouts" | "crashes">): number => run.errors + run.timeouts + run.crashes + 1

@@ -2,7 +2,7 @@
 import type { SqlError } from "@effect/sql/SqlError"
 import type { ColumnType, Dialect, Failure } from "../dialect.js"
 import { errorCode, errorMessage } from "../driverError.js"
-import { assignments } from "../statement.js"
+import { assignments, jsonMembers } from "../statement.js"
 
 const ascii = "CHARACTER SET ascii COLLATE ascii_bin"
 const unicode = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
@@ -45,6 +45,9 @@ const failure = (error: SqlError): Failure => {
   return code === "" && /closed state|connection.*(lost|closed)/i.test(errorMessage(error)) ? "connection" : "rejected"
 }
 
+const pairsFrom = (value: ColumnType) =>
+  `JSON_TABLE(:pairs, '$[*]' COLUMNS (id ${types.id} PATH '$[0]', value ${types[value]} PATH '$[1]')) AS d`
+
 export const mysql: Dialect = {
   placeholders: "positional",
   now,
@@ -53,6 +56,14 @@ export const mysql: Dialect = {
     `JSON_TABLE(${parameter}, '$[*]' COLUMNS (${Object.entries(columns)
       .map(([column, type]) => `${column} ${types[type]} PATH '$.${column}'`)
       .join(", ")})) AS d`,
+  pairs: {
+    from: pairsFrom,
+    values: (pairs) => ({ pairs: JSON.stringify(pairs) })
+  },
+  // as text: the driver would parse a JSON column itself, in some versions
+  jsonObject: (members) => `CAST(JSON_OBJECT(${jsonMembers(members)}) AS CHAR)`,
+  hidden: (column) => column,
+  bytes: (text) => `LENGTH(${text})`,
   big: (parameter) => `CAST(${parameter} AS SIGNED)`,
   limit: (rows) => `LIMIT ${rows}`,
   returning: false,
@@ -60,6 +71,7 @@ export const mysql: Dialect = {
   skipLocked: "FOR UPDATE SKIP LOCKED",
   forUpdate: "FOR UPDATE",
   begin: "BEGIN",
+  answersAtOnce: false,
   blockingWait: null,
   // under REPEATABLE READ a claim locks the gaps that inserts need (500 ms of waiting against 2 ms), and deadlocks
   beforeWrite: "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
@@ -75,11 +87,14 @@ export const mysql: Dialect = {
     ) due ON due.id = r.id
     SET ${set}
     WHERE ${alive}`,
+  typed: (parameter, type) => (type === "big" ? `CAST(${parameter} AS SIGNED)` : parameter),
   id: (parameter) => parameter,
   // a REPEATABLE READ snapshot would not see the row that our insert has just run into
   currentRead: "LOCK IN SHARE MODE",
   skipLockedRuns: "FOR UPDATE SKIP LOCKED",
   updateFrom: ({ on, rows, set, table, where }) => `UPDATE ${table} r JOIN ${rows} ON ${on} SET ${assignments(set, "r.")} WHERE ${where}`,
+  updatePairs: ({ set, table, value, where }) =>
+    `UPDATE ${table} r JOIN ${pairsFrom(value)} ON r.id = d.id SET ${assignments(set("d.value"), "r.")} WHERE ${where}`,
   updateLimited: ({ limit, set, table, where }) => `UPDATE ${table} SET ${set} WHERE ${where} LIMIT ${limit}`,
   failure,
   remembersFailure: () => false,

@@ -1,7 +1,7 @@
 import type { SqlError } from "@effect/sql/SqlError"
 import type { ColumnType, Dialect, Failure } from "../dialect.js"
 import { errorCode, errorMessage } from "../driverError.js"
-import { assignments } from "../statement.js"
+import { assignments, jsonMembers, objectOf } from "../statement.js"
 
 const types: { readonly [T in ColumnType]: string } = {
   id: "uuid",
@@ -38,6 +38,24 @@ export const postgres: Dialect = {
     `json_to_recordset(${parameter}::json) AS d(${Object.entries(columns)
       .map(([column, type]) => `${column} ${types[type]}`)
       .join(", ")})`,
+  pairs: {
+    from: (value) => `unnest(:ids::uuid[], :values::${types[value]}[]) AS d(id, value)`,
+    values: (pairs) => ({
+      get ids() {
+        return `{${pairs.map(([id]) => id).join(",")}}`
+      },
+      get values() {
+        return pairs.map(([_, value]) => value)
+      },
+      get pairs() {
+        return objectOf(pairs)
+      }
+    })
+  },
+  jsonObject: (members) => `json_build_object(${jsonMembers(members)})::text`,
+  // the index of what is running looks empty to a planner without statistics, and is then read once for every row
+  hidden: (column) => `(${column} + 0)`,
+  bytes: (text) => `octet_length(${text})`,
   big: (parameter) => `${parameter}::bigint`,
   limit: (rows) => `LIMIT ${rows}`,
   returning: true,
@@ -45,6 +63,7 @@ export const postgres: Dialect = {
   skipLocked: "FOR UPDATE SKIP LOCKED",
   forUpdate: "FOR UPDATE",
   begin: "BEGIN",
+  answersAtOnce: false,
   blockingWait: null,
   beforeWrite: null,
   // One index range per priority: a plain ORDER BY over all of them would walk every future row of the more urgent ones
@@ -66,12 +85,16 @@ export const postgres: Dialect = {
     SET ${set}
     FROM due
     WHERE r.id = due.id AND ${alive}
-    RETURNING ${columns.map((column) => `r.${column}`).join(", ")}`,
+    RETURNING ${columns("r.")}`,
+  typed: (parameter, type) => `${parameter}::${types[type]}`,
   id: (parameter) => `${parameter}::uuid`,
   currentRead: "",
   skipLockedRuns: "FOR UPDATE OF r SKIP LOCKED",
   updateFrom: ({ on, rows, set, table, where }) =>
     `UPDATE ${table} r SET ${assignments(set)} FROM ${rows} WHERE ${on} AND ${where} RETURNING id`,
+  // Not a join: a planner without statistics takes the guard for so rare that it joins by comparing all with all (45 ms for 500).
+  updatePairs: ({ set, table, value, where }) =>
+    `UPDATE ${table} r SET ${assignments(set(`(:pairs::jsonb ->> r.id::text)::${types[value]}`))} WHERE r.id = ANY(:ids::uuid[]) AND ${where}`,
   updateLimited: ({ limit, set, table, where }) => `
     WITH chosen AS MATERIALIZED (SELECT id FROM ${table} WHERE ${where} LIMIT ${limit} FOR UPDATE SKIP LOCKED)
     UPDATE ${table} r SET ${set} FROM chosen WHERE r.id = chosen.id`,

@@ -42,7 +42,7 @@ export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queue
     set: `state = ${State.running}, fence = r.fence + 1, owner = :me, claim_token = :token, claimed_at = ${now},
       deadline_at = ${now} + r.timeout_ms + ${dialect.big(":lease")}`,
     alive: `EXISTS (SELECT 1 FROM ${instances} i WHERE i.id = :me AND i.state = 0 AND i.lease_until >= ${now})`,
-    columns: claimColumns
+    columns: claimColumns(dialect)
   }
   const claimTexts = new Map<string, Statement>()
   const claimStatement = (state: State, limit: number) => {
@@ -52,7 +52,7 @@ export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queue
     return text
   }
   const selectClaimed = statement(`
-    SELECT ${claimColumns.join(", ")} FROM ${runs}
+    SELECT ${claimColumns(dialect)("")} FROM ${runs}
     WHERE owner = :me AND claim_token = :token AND state = ${State.running}`)
 
   const claim: Claim["claim"] = (queue, state, asked, token) => {

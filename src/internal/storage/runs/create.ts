@@ -1,7 +1,7 @@
 /** Creating runs. */
 import type { SqlError } from "@effect/sql/SqlError"
 import * as Effect from "effect/Effect"
-import * as Option from "effect/Option"
+import type * as Option from "effect/Option"
 import type { InstanceId } from "../../../Instance.js"
 import { RetryTransaction, StorageError } from "../../../JobsdError.js"
 import type { RunId } from "../../../Run.js"
@@ -9,6 +9,7 @@ import { State } from "../../lifecycle.js"
 import type { Session } from "../database.js"
 import type { ColumnType } from "../dialect.js"
 import { string } from "../runRow.js"
+import type { Value } from "../statement.js"
 import { type Asker, json, orAbsent } from "./context.js"
 
 /** A run to be created. */
@@ -37,9 +38,27 @@ export interface NewRun {
 }
 
 export interface Create {
-  /** creates a run, in the caller's transaction if it is ours; the id of the run that holds its unique key if there is one */
-  readonly insert: (run: NewRun) => Effect.Effect<RunId, StorageError | RetryTransaction>
+  /** the transaction that the caller's fiber has open, if it is one of our database's */
+  readonly callersTransaction: Effect.Effect<Option.Option<Session>>
+  /** how many of some runs fit into one statement, at least one */
+  readonly fitting: (runs: Iterable<NewRun>) => number
+  /**
+   * Creates runs, each with a commit of its own at the latest when this returns; the id of each, or of the run that holds its unique
+   * key. Fails as a whole, and then none of them was created, or (`ambiguous`) all of them may have been.
+   */
+  readonly insert: (runs: ReadonlyArray<NewRun>) => Effect.Effect<ReadonlyArray<RunId>, StorageError>
+  /** creates runs, all or none, in a transaction of their own */
+  readonly insertAll: (runs: ReadonlyArray<NewRun>) => Effect.Effect<ReadonlyArray<RunId>, StorageError>
+  /** creates runs in somebody's transaction, which cannot go on if this fails */
+  readonly insertWithin: (
+    session: Session,
+    runs: ReadonlyArray<NewRun>
+  ) => Effect.Effect<ReadonlyArray<RunId>, StorageError | RetryTransaction>
 }
+
+/** The most that goes in one statement: what a database takes of parameters is far more, what it takes of bytes is not. */
+const statementRows = 500
+const statementBytes = 4 * 1024 * 1024
 
 const insertedColumns = {
   id: "id",
@@ -63,83 +82,193 @@ const insertedColumns = {
   traceparent: "text"
 } satisfies { [column: string]: ColumnType }
 
+type InsertedColumn = keyof typeof insertedColumns
+
+const insertedValues = (run: NewRun): { readonly [C in InsertedColumn]: Value } => ({
+  id: run.id,
+  job: run.job,
+  queue: run.queue,
+  schedule: run.schedule,
+  name: run.name,
+  unique_key: run.uniqueKey,
+  priority: run.priority,
+  due: run.runAt,
+  delay: run.delayMillis,
+  created_by: run.createdBy,
+  max_errors: run.maxErrors,
+  max_timeouts: run.maxTimeouts,
+  max_crashes: run.maxCrashes,
+  timeout_ms: run.timeoutMillis,
+  success_limit: run.successLimit,
+  backoff: run.backoff,
+  payload: run.payload,
+  payload_bytes: run.payloadBytes,
+  traceparent: run.traceparent
+})
+
+/** Nulls are left out: they are half of the text, and what is left out is NULL. */
+const withoutNulls = (values: { readonly [column: string]: Value }) =>
+  Object.fromEntries(Object.entries(values).filter(([_, value]) => value !== null))
+
 export const make = ({ database }: Asker): Create => {
   const { dialect, statement, tables } = database
   const { now } = dialect
   const { runs } = tables
 
-  const insertRuns = statement(`
+  const insertInto = `
     INSERT INTO ${runs} (id, origin_id, occurrence, job, queue, schedule, name, unique_key, state, priority, run_at, created_at,
       created_by, fence, errors, timeouts, crashes, max_errors, max_timeouts, max_crashes, timeout_ms, success_count,
-      success_limit, backoff, payload, payload_bytes, late, traceparent)
-    SELECT d.id, d.id, 0, d.job, d.queue, d.schedule, d.name, d.unique_key, ${State.ready}, d.priority, COALESCE(d.due, ${now}) + d.delay, ${now},
-      d.created_by, 0, 0, 0, 0, d.max_errors, d.max_timeouts, d.max_crashes, d.timeout_ms, 0,
-      d.success_limit, d.backoff, d.payload, d.payload_bytes, 0, d.traceparent
-    FROM ${dialect.rows(":rows", insertedColumns)}
-    WHERE 1 = 1
-    ${dialect.returning ? "ON CONFLICT DO NOTHING RETURNING id" : ""}`)
+      success_limit, backoff, payload, payload_bytes, late, traceparent)`
+  const columnsOf = (of: (column: InsertedColumn) => string) => `
+    ${of("id")}, ${of("id")}, 0, ${of("job")}, ${of("queue")}, ${of("schedule")}, ${of("name")}, ${of("unique_key")}, ${State.ready},
+    ${of("priority")}, COALESCE(${of("due")}, ${now}) + ${of("delay")}, ${now}, ${of("created_by")}, 0, 0, 0, 0, ${of("max_errors")},
+    ${of("max_timeouts")}, ${of("max_crashes")}, ${of("timeout_ms")}, 0, ${of("success_limit")}, ${of("backoff")}, ${of("payload")},
+    ${of("payload_bytes")}, 0, ${of("traceparent")}`
+  const orNothing = dialect.returning ? "ON CONFLICT DO NOTHING RETURNING id" : ""
 
-  const findHolder = statement(`SELECT id FROM ${runs} WHERE id = :id OR unique_key = :key ${dialect.currentRead}`)
+  // one row by itself is planned in half of the time that the rows of a JSON text take
+  const insertOne = statement(`
+    ${insertInto} VALUES (${columnsOf((column) => dialect.typed(`:${column}`, insertedColumns[column]))}) ${orNothing}`)
+  const insertMany = statement(`
+    ${insertInto} SELECT ${columnsOf((column) => `d.${column}`)} FROM ${dialect.rows(":rows", insertedColumns)} WHERE 1 = 1 ${orNothing}`)
 
-  const insertOrFind = (session: Session, run: NewRun): Effect.Effect<RunId | null, SqlError> => {
-    const rows = json([
-      {
-        id: run.id,
-        job: run.job,
-        queue: run.queue,
-        schedule: orAbsent(run.schedule),
-        name: orAbsent(run.name),
-        unique_key: orAbsent(run.uniqueKey),
-        priority: run.priority,
-        due: orAbsent(run.runAt),
-        delay: run.delayMillis,
-        created_by: run.createdBy,
-        max_errors: orAbsent(run.maxErrors),
-        max_timeouts: orAbsent(run.maxTimeouts),
-        max_crashes: orAbsent(run.maxCrashes),
-        timeout_ms: orAbsent(run.timeoutMillis),
-        success_limit: orAbsent(run.successLimit),
-        backoff: orAbsent(run.backoff),
-        payload: run.payload,
-        payload_bytes: run.payloadBytes,
-        traceparent: orAbsent(run.traceparent)
-      }
-    ])
-    const holder = Effect.map(session.rows(findHolder, { id: run.id, key: run.uniqueKey }), (found) => {
-      const ids = found.map((row) => string(row.id))
-      return (ids.includes(run.id) ? run.id : (ids[0] ?? null)) as RunId | null
-    })
-    return dialect.returning
-      ? Effect.flatMap(session.rows(insertRuns, { rows }), (inserted) => (inserted.length > 0 ? Effect.succeed(run.id) : holder))
-      : Effect.catchAll(Effect.as(session.affected(insertRuns, { rows }), run.id as RunId | null), (error) =>
-          dialect.failure(error) === "unique" ? holder : Effect.fail(error)
+  // runs that differ in nothing but their payloads, as those of one createRuns do, travel as pairs
+  const insertAlike = statement(`
+    ${insertInto} SELECT ${columnsOf((column) =>
+      column === "id"
+        ? "d.id"
+        : column === "payload"
+          ? "d.value"
+          : column === "payload_bytes"
+            ? dialect.bytes("d.value")
+            : dialect.typed(`:${column}`, insertedColumns[column])
+    )} FROM ${dialect.pairs.from("text")} WHERE 1 = 1 ${orNothing}`)
+
+  const keyColumns = { id: "id", unique_key: "key" } satisfies { [column: string]: ColumnType }
+  const findHolders = statement(`
+    SELECT r.id, r.unique_key FROM ${dialect.rows(":rows", keyColumns)}
+    JOIN ${runs} r ON r.id = d.id OR r.unique_key = d.unique_key ${dialect.currentRead}`)
+
+  /** ids by the id that was wanted; one is missing when the holder of its key ended between the insert and the look */
+  type Found = ReadonlyMap<RunId, RunId>
+
+  const holders = (session: Session, wanted: ReadonlyArray<NewRun>): Effect.Effect<Found, SqlError> =>
+    Effect.map(
+      session.rows(findHolders, { rows: json(wanted.map(({ id, uniqueKey }) => ({ id, unique_key: orAbsent(uniqueKey) }))) }),
+      (rows) => {
+        const ids = new Set(rows.map((row) => string(row.id)))
+        const byKey = new Map(rows.map((row) => [row.unique_key, string(row.id) as RunId]))
+        return new Map(
+          wanted.flatMap(({ id, uniqueKey }) => {
+            const holder = ids.has(id) ? id : uniqueKey === null ? undefined : byKey.get(uniqueKey)
+            return holder === undefined ? [] : [[id, holder] as const]
+          })
         )
-  }
-
-  const insert: Create["insert"] = (run) =>
-    Effect.flatMap(
-      database.callersTransaction,
-      Option.match({
-        // the holder of the key can end between the insert and the look: then there is room for ours
-        onNone: () =>
-          Effect.flatMap(
-            Effect.repeat(
-              database.write("create a run", (session) => insertOrFind(session, run)),
-              { until: (id) => id !== null, times: 5 }
-            ),
-            (id) => (id === null ? Effect.fail(new StorageError({ operation: "create a run", reason: "contention" })) : Effect.succeed(id))
-          ),
-        onSome: (session) =>
-          insertOrFind(session, run).pipe(
-            Effect.uninterruptible,
-            Effect.mapError((error): StorageError | RetryTransaction => {
-              const failed = database.failed("create a run", false)(error)
-              return failed.reason === "contention" ? new RetryTransaction({ operation: failed.operation, cause: failed.cause }) : failed
-            }),
-            Effect.flatMap((id) => (id === null ? new RetryTransaction({ operation: "create a run" }) : Effect.succeed(id)))
-          )
-      })
+      }
     )
 
-  return { insert }
+  const insertRows = (session: Session, group: ReadonlyArray<NewRun>): Effect.Effect<Found, SqlError> => {
+    const [first] = group
+    const [statement, values] =
+      group.length === 1
+        ? [insertOne, insertedValues(first!)]
+        : group.every((run) => isAlike(run, first!))
+          ? [insertAlike, Object.assign(dialect.pairs.values(group.map(({ id, payload }) => [id, payload])), insertedValues(first!))]
+          : [insertMany, { rows: json(group.map((run) => withoutNulls(insertedValues(run)))) }]
+    const itself = (inserted: ReadonlyArray<NewRun>) => new Map(inserted.map(({ id }) => [id, id] as const))
+    if (dialect.returning) {
+      return Effect.flatMap(session.rows(statement, values), (rows) => {
+        if (rows.length === group.length) return Effect.succeed(itself(group))
+        const ids = new Set(rows.map((row) => string(row.id)))
+        const rest = group.filter(({ id }) => !ids.has(id))
+        return Effect.map(
+          holders(session, rest),
+          (found) => new Map([...itself(group), ...rest.map(({ id }) => [id, found.get(id)!] as const)])
+        )
+      })
+    }
+    return Effect.catchIf(
+      Effect.as(session.affected(statement, values), itself(group)),
+      (error) => dialect.failure(error) === "unique",
+      () =>
+        group.length === 1
+          ? holders(session, group)
+          : Effect.map(
+              Effect.forEach(group, (run) => insertRows(session, [run])),
+              (found) => new Map(found.flatMap((map) => [...map]))
+            )
+    )
+  }
+
+  // the holder of a key can end between the insert and the look: then there is room for ours
+  const untilFound = (
+    group: ReadonlyArray<NewRun>,
+    insert: (missing: ReadonlyArray<NewRun>) => Effect.Effect<Found, StorageError>
+  ): Effect.Effect<ReadonlyArray<RunId>, StorageError> =>
+    Effect.gen(function* () {
+      const found = new Map<RunId, RunId>()
+      for (let round = 0; round < 5; round++) {
+        const missing = group.filter(({ id }) => found.get(id) === undefined)
+        if (missing.length === 0) break
+        for (const [id, holder] of yield* insert(missing)) found.set(id, holder)
+      }
+      const ids = group.flatMap(({ id }) => found.get(id) ?? [])
+      return ids.length === group.length ? ids : yield* new StorageError({ operation: "create a run", reason: "contention" })
+    })
+
+  // in the order of their keys, so that two groups that share some wait for each other instead of deadlocking
+  const byKey = (a: NewRun, b: NewRun) => ((a.uniqueKey ?? "") < (b.uniqueKey ?? "") ? -1 : 1)
+
+  return {
+    callersTransaction: database.callersTransaction,
+    fitting,
+    insert: (group) => untilFound(group, (missing) => database.write("create a run", (session) => insertRows(session, missing))),
+    insertAll: (all) =>
+      untilFound(all, (missing) =>
+        database.transact("create runs", (session) =>
+          Effect.map(
+            Effect.forEach(chunks(missing), (chunk) => insertRows(session, chunk)),
+            (found) => new Map(found.flatMap((map) => [...map]))
+          )
+        )
+      ),
+    insertWithin: (session, all) =>
+      Effect.forEach(chunks([...all].sort(byKey)), (chunk) => insertRows(session, chunk)).pipe(
+        Effect.uninterruptible,
+        Effect.mapError((error): StorageError | RetryTransaction => {
+          const failed = database.failed("create a run", false)(error)
+          return failed.reason === "contention" ? new RetryTransaction({ operation: failed.operation, cause: failed.cause }) : failed
+        }),
+        Effect.flatMap((maps) => {
+          const found = new Map(maps.flatMap((map) => [...map]))
+          const ids = all.flatMap(({ id }) => found.get(id) ?? [])
+          return ids.length === all.length ? Effect.succeed(ids) : new RetryTransaction({ operation: "create a run" })
+        })
+      )
+  }
 }
+
+const fitting = (all: Iterable<NewRun>): number => {
+  let rows = 0
+  let bytes = 0
+  for (const run of all) {
+    bytes += run.payloadBytes
+    if (rows === statementRows || (rows > 0 && bytes > statementBytes)) break
+    rows++
+  }
+  return rows
+}
+
+const chunks = (all: ReadonlyArray<NewRun>): ReadonlyArray<ReadonlyArray<NewRun>> => {
+  const groups: Array<ReadonlyArray<NewRun>> = []
+  for (let rest = all; rest.length > 0; ) {
+    const size = fitting(rest)
+    groups.push(rest.slice(0, size))
+    rest = rest.slice(size)
+  }
+  return groups
+}
+
+const mayDiffer: ReadonlySet<string> = new Set(["id", "payload", "payloadBytes"])
+const isAlike = (a: NewRun, b: NewRun): boolean =>
+  Object.keys(a).every((key) => mayDiffer.has(key) || a[key as keyof NewRun] === b[key as keyof NewRun])

@@ -23,11 +23,18 @@ export const make = ({ database }: Asker): Read => {
 
   const selectNow = statement(`SELECT ${now} AS now`)
 
+  // a run without a schedule is its own chain; the origin of a chain may have been deleted already
   const selectLatest = statement(`
     SELECT ${stateColumns.join(", ")} FROM ${runs}
-    WHERE origin_id = COALESCE((SELECT origin_id FROM ${runs} WHERE id = ${dialect.id(":id")}), ${dialect.id(":id")})
-    ORDER BY occurrence DESC
-    LIMIT 1`)
+    WHERE id = ${dialect.id(":id")} AND schedule IS NULL
+    UNION ALL
+    SELECT * FROM (
+      SELECT ${stateColumns.join(", ")} FROM ${runs}
+      WHERE schedule IS NOT NULL
+        AND origin_id = COALESCE((SELECT origin_id FROM ${runs} WHERE id = ${dialect.id(":id")}), ${dialect.id(":id")})
+      ORDER BY occurrence DESC
+      LIMIT 1
+    ) latest`)
 
   const cancelIfWaiting = statement(`
     UPDATE ${runs}

@@ -19,10 +19,8 @@ export interface Settled {
 }
 
 export interface Settle {
-  /** writes what is still ours; returns the ids that were */
+  /** writes what is still ours; returns the ids that are recorded, by this write or by an earlier one whose answer was lost */
   readonly settleOurs: (group: ReadonlyArray<Settled>) => Effect.Effect<ReadonlySet<string>, StorageError>
-  /** those of a group that an earlier, unacknowledged write of ours has settled */
-  readonly settledBefore: (group: ReadonlyArray<Settled>) => Effect.Effect<ReadonlySet<string>, StorageError>
   /** gives back a run that we own but do not know, uncounted */
   readonly releaseUnknown: (id: RunId, fence: number) => Effect.Effect<boolean, StorageError>
 }
@@ -156,7 +154,7 @@ export const make = ({ database, me }: Asker): Settle => {
         )
   }
 
-  const settleOurs: Settle["settleOurs"] = (group) => {
+  const settleAny = (group: ReadonlyArray<Settled>): Effect.Effect<ReadonlySet<string>, StorageError> => {
     const simple = group.every(({ settlement }) => settlement.successor === null && settlement.keepAttempt === null)
     if (simple && dialect.returning) {
       return database.write("settle runs", (session) => writeOurs(session, group))
@@ -210,11 +208,67 @@ export const make = ({ database, me }: Asker): Settle => {
     JOIN ${dialect.rows(":rows", settledColumns)} ON r.id = d.run_id
     WHERE r.fence = d.fence AND r.claim_token = d.token AND r.state <> ${State.running}`)
 
-  const settledBefore: Settle["settledBefore"] = (group) =>
+  const settledBefore = (group: ReadonlyArray<Settled>): Effect.Effect<ReadonlySet<string>, StorageError> =>
     Effect.map(
       database.read("look for settled runs", (session) => session.rows(selectSettled, { rows: settledRows(group) })),
       ids
     )
+
+  // what nearly all runs come to, said with an id and a moment each: the rest is the same for all runs of a claim
+  const settleSucceeded = statement(
+    dialect.updatePairs({
+      table: runs,
+      value: "big",
+      set: (startedAt) => ({
+        state: String(State.succeeded),
+        finished_at: now,
+        unique_key: "NULL",
+        owner: "NULL",
+        deadline_at: "NULL",
+        success_count: "r.success_count + 1",
+        error: "NULL",
+        started_at: startedAt,
+        started_by: dialect.id(":me")
+      }),
+      where: `r.fence = ${dialect.big(":fence")} AND r.claim_token = ${dialect.id(":token")} AND ${dialect.hidden("r.state")} = ${State.running}`
+    })
+  )
+  const settleSuccesses = (group: ReadonlyArray<Settled>): Effect.Effect<ReadonlySet<string>, StorageError> => {
+    const { fence, token } = group[0]!.run
+    const pairs = dialect.pairs.values(group.map(({ run, startedAt }) => [run.id, startedAt!]))
+    return Effect.flatMap(
+      database.write("settle runs", (session) => session.affected(settleSucceeded, Object.assign(pairs, { me, fence, token }))),
+      (affected) => (affected === group.length ? Effect.succeed(new Set(group.map(({ run }) => run.id as string))) : settledBefore(group))
+    )
+  }
+
+  const settleOurs: Settle["settleOurs"] = (group) => {
+    const claims = new Map<string, Array<Settled>>()
+    const others: Array<Settled> = []
+    for (const settled of group) {
+      if (!isPlainSuccess(settled)) others.push(settled)
+      else {
+        const claim = `${settled.run.token} ${settled.run.fence}`
+        const known = claims.get(claim)
+        if (known === undefined) claims.set(claim, [settled])
+        else known.push(settled)
+      }
+    }
+    const writes: Array<Effect.Effect<ReadonlySet<string>, StorageError>> = []
+    for (const claim of claims.values()) {
+      if (claim.length < worthwhile && group.length > claim.length) others.push(...claim)
+      else writes.push(settleSuccesses(claim))
+    }
+    if (others.length > 0) {
+      writes.push(
+        Effect.flatMap(settleAny(others), (ours) => {
+          const missing = others.filter(({ run }) => !ours.has(run.id))
+          return missing.length === 0 ? Effect.succeed(ours) : Effect.map(settledBefore(missing), (before) => new Set([...ours, ...before]))
+        })
+      )
+    }
+    return writes.length === 1 ? writes[0]! : Effect.map(Effect.all(writes), (sets) => new Set(sets.flatMap((set) => [...set])))
+  }
 
   const releaseIfUnknown = statement(`
     UPDATE ${runs}
@@ -223,7 +277,6 @@ export const make = ({ database, me }: Asker): Settle => {
 
   return {
     settleOurs,
-    settledBefore,
     releaseUnknown: (id, fence) =>
       Effect.map(
         database.write("release a run", (session) => session.affected(releaseIfUnknown, { id, fence, me })),
@@ -231,3 +284,10 @@ export const make = ({ database, me }: Asker): Settle => {
       )
   }
 }
+
+/** A statement of its own is worth its round trip for so many runs. */
+const worthwhile = 8
+
+/** A success with nothing else to tell: no result, no successor, no mark. */
+const isPlainSuccess = ({ settlement: { late, result, state, successor }, startedAt }: Settled): boolean =>
+  state === State.succeeded && result === null && successor === null && !late && startedAt !== null

@@ -1,0 +1,63 @@
+/**
+ * Group commit: whatever waits goes in one statement, at once when idle, many together under load, without a timer. One group is on
+ * its way at a time; those who ask meanwhile make the next one.
+ */
+import * as Effect from "effect/Effect"
+
+export const make = <In, Out, E>(options: {
+  /** how many of those that wait make a group */
+  readonly fitting: (waiting: Iterable<In>) => number
+  /** answers each of a group, in order */
+  readonly write: (group: ReadonlyArray<In>) => Effect.Effect<ReadonlyArray<Out>, E>
+  /** whether an error may be one member's fault alone, so that the others deserve another try */
+  readonly isOnes: (error: E) => boolean
+}): ((one: In) => Effect.Effect<Out, E>) => {
+  interface Waiter {
+    readonly one: In
+    readonly resume: (answer: Effect.Effect<Out, E>) => void
+  }
+  function* ones(waiters: ReadonlyArray<Waiter>) {
+    for (const { one } of waiters) yield one
+  }
+  let waiting: Array<Waiter> = []
+  let atWork = false
+
+  const write = (group: ReadonlyArray<Waiter>): Effect.Effect<void> =>
+    Effect.matchCauseEffect(
+      Effect.suspend(() => options.write(group.map(({ one }) => one))),
+      {
+        onSuccess: (answers) =>
+          Effect.sync(() => {
+            for (const [i, { resume }] of group.entries()) resume(Effect.succeed(answers[i]!))
+          }),
+        onFailure: (cause) =>
+          group.length > 1 && (cause._tag !== "Fail" || options.isOnes(cause.error))
+            ? Effect.zipRight(write(group.slice(0, group.length / 2)), write(group.slice(group.length / 2)))
+            : Effect.sync(() => {
+                for (const { resume } of group) resume(Effect.failCause(cause))
+              })
+      }
+    )
+
+  const work: Effect.Effect<void> = Effect.suspend(() => {
+    if (waiting.length === 0) {
+      atWork = false
+      return Effect.void
+    }
+    const size = options.fitting(ones(waiting))
+    const group = waiting.slice(0, size)
+    waiting = waiting.slice(size)
+    return Effect.zipRight(write(group), work)
+  })
+
+  return (one) =>
+    // whoever asks for a write gets to know what has come of it
+    Effect.uninterruptible(
+      Effect.async<Out, E>((resume) => {
+        waiting.push({ one, resume })
+        if (atWork) return
+        atWork = true
+        Effect.runFork(work)
+      })
+    )
+}
