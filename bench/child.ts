@@ -1,0 +1,214 @@
+/**
+ * A process of its own for one system, as a producer or as a worker. It answers the harness's calls over IPC; while it works it
+ * reports how many runs it has executed, and keeps what only it can know: which ones, how late, with how much CPU and memory.
+ */
+import { setTimeout as sleep } from "node:timers/promises"
+import { load } from "./systems/index.ts"
+import { now, type Payload, type Producer, type Worker } from "./system.ts"
+
+const [key = "", url = ""] = process.argv.slice(2)
+const system = await load(key)
+
+let producer: Producer | undefined
+let worker: Worker | undefined
+const opened = async () => {
+  producer ??= await system.producer(url)
+  return producer
+}
+
+let nextId = 0
+const payload = (): Payload => ({ id: nextId++, at: now() })
+
+/** creates runs for so many milliseconds, so many at once; the rate per second */
+const create = async ({ atOnce, millis }: { readonly atOnce: number; readonly millis: number }) => {
+  const { each } = await opened()
+  const lanes = (next: () => Payload | undefined) => Promise.all(Array.from({ length: atOnce }, () => each(next)))
+  let warm = 100
+  await lanes(() => (warm-- > 0 ? payload() : undefined))
+  const from = nextId
+  const start = now()
+  await lanes(() => (now() - start < millis ? payload() : undefined))
+  return (1000 * (nextId - from)) / (now() - start)
+}
+
+/** creates so many runs at once; the rate per second, or null if the system has no such call */
+const bulk = async ({ count }: { readonly count: number }) => {
+  const { bulk } = await opened()
+  if (bulk === null) return null
+  const payloads = Array.from({ length: count }, payload)
+  const start = now()
+  await bulk(payloads)
+  return (1000 * count) / (now() - start)
+}
+
+/** puts runs 0 to count - 1 in the table, in the fastest way there is */
+const fill = async ({ count }: { readonly count: number }) => {
+  const { bulk, each } = await opened()
+  nextId = 0
+  if (bulk !== null) {
+    while (nextId < count) await bulk(Array.from({ length: Math.min(5000, count - nextId) }, payload))
+  } else {
+    await Promise.all(Array.from({ length: 50 }, () => each(() => (nextId < count ? payload() : undefined))))
+  }
+}
+
+/** creates single runs with random pauses around `millis`, after a few that only warm up and have no number */
+const spaced = async ({ count, millis }: { readonly count: number; readonly millis: number }) => {
+  const { each } = await opened()
+  const one = (id: number) => {
+    let given = false
+    return each(() => {
+      if (given) return undefined
+      given = true
+      return { id, at: now() }
+    })
+  }
+  for (let id = -5; id < count; id++) {
+    await one(id)
+    await sleep(millis * (0.5 + Math.random()))
+  }
+}
+
+/** creates runs at a steady rate, a bulk every ten milliseconds; how many there were, and the rate it reached */
+const stream = async ({ rate, seconds }: { readonly rate: number; readonly seconds: number }) => {
+  const { bulk, each } = await opened()
+  const create =
+    bulk ?? ((payloads: ReadonlyArray<Payload>) => Promise.all(payloads.map((one) => each(() => once(one)))).then(() => {}))
+  const sent = new WeakSet<Payload>()
+  const once = (one: Payload) => (sent.has(one) ? undefined : (sent.add(one), one))
+  const pending = new Set<Promise<void>>()
+  const start = now()
+  nextId = 0
+  while (now() - start < seconds * 1000) {
+    const due = Math.floor(((now() - start) / 1000) * rate) - nextId
+    if (due > 0 && pending.size < 8) {
+      const at = now()
+      const creating = create(Array.from({ length: due }, () => ({ id: nextId++, at }))).finally(() => pending.delete(creating))
+      pending.add(creating)
+    }
+    await sleep(10)
+  }
+  await Promise.all(pending)
+  return { count: nextId, rate: (1000 * nextId) / (now() - start) }
+}
+
+/** What a worker has seen. */
+export interface Report {
+  readonly executed: number
+  /** how often each run was executed, by number */
+  readonly times: Uint8Array
+  readonly firstAt: number | null
+  /** creation to execution in milliseconds, by order of execution; those without a number are left out */
+  readonly latencies: Float64Array
+  /** CPU microseconds of this process since `work`, and since the first run */
+  readonly cpu: number
+  readonly cpuAfterStart: number
+  readonly peakRss: number
+  readonly rss: number
+  /** the longest pause between two ticks of ten milliseconds since the first run */
+  readonly gap: number
+}
+
+const seen = {
+  executed: 0,
+  times: new Uint8Array(0),
+  latencies: new Float64Array(0),
+  firstAt: null as number | null,
+  cpuAtStart: process.cpuUsage(),
+  cpuAtFirst: process.cpuUsage(),
+  lastTick: now(),
+  gap: 0
+}
+
+const report = (): Report => {
+  const cpu = (since: NodeJS.CpuUsage) => {
+    const { system, user } = process.cpuUsage(since)
+    return system + user
+  }
+  return {
+    executed: seen.executed,
+    times: seen.times,
+    firstAt: seen.firstAt,
+    latencies: seen.latencies.slice(0, seen.executed),
+    cpu: cpu(seen.cpuAtStart),
+    cpuAfterStart: seen.firstAt === null ? 0 : cpu(seen.cpuAtFirst),
+    peakRss: process.resourceUsage().maxRSS * 1024,
+    rss: process.memoryUsage.rss(),
+    gap: Math.max(seen.gap, now() - seen.lastTick)
+  }
+}
+
+interface Work {
+  readonly concurrency: number
+  /** how many runs there are in all; none has a higher number */
+  readonly count: number
+  /** how long a handler takes */
+  readonly millis?: number
+  /** whether to tick: an idle worker's CPU is its own only if it does not */
+  readonly ticking?: boolean
+}
+
+const work = async ({ concurrency, count, millis = 0, ticking = true }: Work) => {
+  seen.times = new Uint8Array(count)
+  seen.latencies = new Float64Array(2 * count)
+  seen.cpuAtStart = process.cpuUsage()
+  let told = 0
+  const tell = () => {
+    if (seen.executed === told) return
+    told = seen.executed
+    process.send?.({ executed: told })
+  }
+  if (ticking) {
+    setInterval(() => {
+      const at = now()
+      if (seen.firstAt !== null) seen.gap = Math.max(seen.gap, at - seen.lastTick)
+      seen.lastTick = at
+      tell()
+    }, 10)
+  }
+  worker = await system.worker(url, {
+    concurrency,
+    run: ({ at, id }) => {
+      if (id < 0) return undefined
+      const start = now()
+      if (seen.firstAt === null) {
+        seen.firstAt = start
+        seen.lastTick = start
+        seen.cpuAtFirst = process.cpuUsage()
+      }
+      seen.times[id]!++
+      seen.latencies[seen.executed++] = start - at
+      if (seen.executed === count) tell()
+      return millis === 0 ? undefined : sleep(millis)
+    }
+  })
+}
+
+const calls = {
+  prepare: () => system.prepare(url),
+  open: async () => void (await opened()),
+  create,
+  bulk,
+  fill,
+  spaced,
+  stream,
+  work,
+  report: async () => report(),
+  stop: async () => {
+    await worker?.stop()
+    await producer?.close()
+  }
+}
+export type Calls = typeof calls
+
+process.on("message", ({ call, id, input }: { readonly id: number; readonly call: keyof Calls; readonly input: never }) => {
+  Promise.resolve()
+    .then(() => calls[call](input))
+    .then(
+      (output) => process.send?.({ id, output }),
+      (error) => process.send?.({ id, error: error instanceof Error ? (error.stack ?? error.message) : String(error) })
+    )
+})
+// the harness is gone, or wants no more of it
+process.on("disconnect", () => process.exit())
+process.send?.({ ready: true })

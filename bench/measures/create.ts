@@ -1,0 +1,25 @@
+import { median, type Measure } from "../harness.ts"
+
+/** A: how many runs a producer creates per second, in a process of its own that is connected and warm. */
+export const create: Measure = {
+  letter: "A",
+  title: "Create, runs/s",
+  columns: [
+    { figure: "sequential", title: "sequential", ratio: true },
+    { figure: "atOnce", title: "10 at once", ratio: true },
+    { figure: "bulk", title: "bulk 10k", ratio: true }
+  ],
+  suits: () => true,
+  run: async (cell) => {
+    const producer = await cell.child(await cell.database())
+    const millis = cell.full ? 1500 : 700
+    const sequential = await producer.call("create", { atOnce: 1, millis })
+    const atOnce = await producer.call("create", { atOnce: 10, millis })
+    const bulks: Array<number> = []
+    for (let i = 0; i < 3; i++) {
+      const rate = await producer.call("bulk", { count: 10_000 })
+      if (rate !== null) bulks.push(rate)
+    }
+    return { sequential, atOnce, bulk: median(bulks) }
+  }
+}
