@@ -16,12 +16,14 @@ import * as Layer from "effect/Layer"
 import * as Runtime from "effect/Runtime"
 import type { NoInfer } from "effect/Types"
 import type { Instance, InstanceId } from "./Instance.js"
+import { make as makeAnnouncer } from "./internal/announcer.js"
 import * as client from "./internal/client.js"
 import type { HandledJob } from "./internal/engine/attempt.js"
 import * as engine from "./internal/engine/engine.js"
 import { nameIssue, type Resolved, resolve } from "./internal/settings.js"
 import { type Database, make as makeDatabase, outsideTransaction, withoutTransaction } from "./internal/storage/database.js"
 import { dialectOf } from "./internal/storage/dialect.js"
+import { make as makeHints, withoutHints } from "./internal/storage/hints.js"
 import * as migrations from "./internal/storage/migrations.js"
 import * as runStore from "./internal/storage/runStore.js"
 import { isTraced } from "./internal/telemetry.js"
@@ -347,7 +349,7 @@ type LayerOptions<Jobs extends ReadonlyArray<Job.Any>> = Settings & {
 
 const openDatabase = (settings: Resolved): Effect.Effect<Database, SettingsError | StorageError, SqlClient.SqlClient> =>
   Effect.gen(function* () {
-    const sql = (yield* SqlClient.SqlClient).withoutTransforms()
+    const sql = yield* SqlClient.SqlClient
     const dialect = dialectOf(sql)
     if (dialect === null) {
       return yield* new SettingsError({ setting: "SqlClient", issue: "expected a client for PostgreSQL, MySQL/MariaDB or SQLite" })
@@ -381,12 +383,9 @@ const makeInstance = <const Jobs extends ReadonlyArray<Job.Any>>(options: LayerO
     // the service wakes the instance, and the instance hands the service to its handlers: the service is there first
     let running: engine.Engine | undefined
     const clientId = freshUuidv7(Date.now()) as InstanceId
-    const local: client.Local = {
-      id: () => running?.id() ?? clientId,
-      wake: () => running?.wake(),
-      due: (queue) => running?.due(queue),
-      cancel: (id) => running?.cancel(id)
-    }
+    const hints = settings.hints ? makeHints(database, () => running?.id() ?? clientId) : withoutHints
+    const announcer = makeAnnouncer(hints, (hint) => running?.heard(hint))
+    const local: client.Local = { id: () => running?.id() ?? clientId, announcer, cancel: (id) => running?.cancel(id) }
     const service = Jobsd.of({
       ...client.make(storeOf(database, clientId, settings), settings, local),
       instance: Effect.suspend((): Effect.Effect<Instance, NoInstance | StorageError> => running?.instance ?? new NoInstance())
@@ -403,7 +402,7 @@ const makeInstance = <const Jobs extends ReadonlyArray<Job.Any>>(options: LayerO
       const runtime = Runtime.make({ context, fiberRefs: base.fiberRefs, runtimeFlags: Runtime.defaultRuntime.runtimeFlags })
       handled.set(job.name, { job, handle, traced, context, runtime })
     }
-    running = yield* engine.start({ database, settings, jobs: handled, schedules, host: hostname(), pid: process.pid })
+    running = yield* engine.start({ database, hints, announcer, settings, jobs: handled, schedules, host: hostname(), pid: process.pid })
     return service
   })
 
@@ -520,7 +519,8 @@ export const layerClient = (
         yield* migrations.check(database)
         const id = freshUuidv7(Date.now()) as InstanceId
         const store = storeOf(database, id, resolved)
-        const local: client.Local = { id: () => id, wake: () => {}, due: () => {}, cancel: () => {} }
+        const announcer = makeAnnouncer(resolved.hints ? makeHints(database, () => id) : withoutHints, () => {})
+        const local: client.Local = { id: () => id, announcer, cancel: () => {} }
         return Jobsd.of({ ...client.make(store, resolved, local), instance: new NoInstance() })
       })
     )

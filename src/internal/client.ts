@@ -11,6 +11,7 @@ import type { Job } from "../Job.js"
 import type { Jobsd } from "../Jobsd.js"
 import { OptionError, PayloadError, RunNotFound, ScheduleError } from "../JobsdError.js"
 import type { RunId, RunState } from "../Run.js"
+import type { Announcer } from "./announcer.js"
 import { describeParseError } from "./failureText.js"
 import * as groups from "./groups.js"
 import { nextMoment } from "./lifecycle.js"
@@ -23,10 +24,7 @@ import { isUuid, uuidv7 } from "./uuid.js"
 /** What an instance adds to a client: it can be woken. */
 export interface Local {
   readonly id: () => InstanceId
-  /** a run will be due */
-  readonly wake: () => void
-  /** a run of this queue is due now */
-  readonly due: (queue: string) => void
+  readonly announcer: Announcer
   readonly cancel: (id: string) => void
 }
 
@@ -149,10 +147,11 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
         : Effect.map(replay(options.backoff, backoffSteps, id), (backoff) => run(JSON.stringify(backoff)))
     })
 
-  const created = (run: Pick<NewRun, "job" | "queue" | "runAt" | "delayMillis">, count: number) => {
+  const created = (run: Pick<NewRun, "job" | "queue" | "runAt" | "delayMillis">, count: number, committed: boolean) => {
     metrics.sent(count, run.job)
-    if (run.runAt === null && run.delayMillis === 0) local.due(run.queue)
-    else local.wake()
+    const hint = { queue: run.runAt === null && run.delayMillis === 0 ? run.queue : null }
+    if (committed) local.announcer.announce(hint)
+    else local.announcer.announceLater(hint)
   }
 
   const queueOf = (job: Job.Any, options: Jobsd.CreateRunOptions) => options.queue ?? job.queue ?? "default"
@@ -162,7 +161,7 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
       const run = yield* newRun(job, payload, yield* template(job, options), options)
       const transaction = yield* store.callersTransaction
       const id = Option.isNone(transaction) ? yield* insertInGroup(run) : (yield* store.insertWithin(transaction.value, [run]))[0]!
-      if (id === run.id) created(run, 1)
+      if (id === run.id) created(run, 1, Option.isNone(transaction))
       else yield* Effect.logDebug(`createRun: the unique key is held by run ${id}; nothing was created`)
       return id
     }).pipe(sending(job.name, queueOf(job, options)))
@@ -174,7 +173,7 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
       if (runs.length === 0) return []
       const transaction = yield* store.callersTransaction
       const ids = yield* Option.isNone(transaction) ? store.insertAll(runs) : store.insertWithin(transaction.value, runs)
-      created(shared, ids.length)
+      created(shared, ids.length, Option.isNone(transaction))
       return ids
     }).pipe(sending(job.name, queueOf(job, options)))
 

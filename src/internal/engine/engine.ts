@@ -12,9 +12,11 @@ import type * as Scope from "effect/Scope"
 import type { Instance, InstanceId } from "../../Instance.js"
 import type { JobSchedule } from "../../JobSchedule.js"
 import type { StorageError } from "../../JobsdError.js"
+import type { Announcer } from "../announcer.js"
 import type { Resolved } from "../settings.js"
 import type { Database } from "../storage/database.js"
 import { outsideTransaction } from "../storage/database.js"
+import type { Hint, Hints } from "../storage/hints.js"
 import * as instanceStore from "../storage/instanceStore.js"
 import * as runStore from "../storage/runStore.js"
 import { loop as asLoop } from "../telemetry.js"
@@ -23,6 +25,7 @@ import type { HandledJob } from "./attempt.js"
 import * as makeCounts from "./counts.js"
 import * as makeDeadlines from "./deadlines.js"
 import * as makeHeartbeat from "./heartbeat.js"
+import { listen } from "./listener.js"
 import * as makePoller from "./poller.js"
 import * as makeQuarantine from "./quarantine.js"
 import * as makeRunner from "./runner.js"
@@ -32,10 +35,8 @@ import * as makeWorkerPool from "./workerPool.js"
 
 export interface Engine {
   readonly id: () => InstanceId
-  /** look for due runs again */
-  readonly wake: () => void
-  /** a run of this queue is due now */
-  readonly due: (queue: string) => void
+  /** something may be due */
+  readonly heard: (hint: Hint) => void
   /** stops a run that is to be cancelled, if it is here */
   readonly cancel: (id: string) => void
   readonly instance: Effect.Effect<Instance, StorageError>
@@ -60,6 +61,8 @@ interface Patience {
 
 export interface EngineOptions {
   readonly database: Database
+  readonly hints: Hints
+  readonly announcer: Announcer
   readonly settings: Resolved
   readonly jobs: ReadonlyMap<string, HandledJob>
   readonly schedules: ReadonlyMap<string, JobSchedule>
@@ -67,7 +70,16 @@ export interface EngineOptions {
   readonly pid: number
 }
 
-const startSession = ({ database, host, jobs, pid, schedules, settings }: EngineOptions): Effect.Effect<Session, StorageError> =>
+const startSession = ({
+  announcer,
+  database,
+  hints,
+  host,
+  jobs,
+  pid,
+  schedules,
+  settings
+}: EngineOptions): Effect.Effect<Session, StorageError> =>
   Effect.gen(function* () {
     const clock = yield* Effect.clock
     const id = freshUuidv7(Date.now()) as InstanceId
@@ -100,7 +112,9 @@ const startSession = ({ database, host, jobs, pid, schedules, settings }: Engine
       policies: new Map([...jobs].map(([name, { job }]) => [name, job.policy])),
       schedules,
       counts,
-      settled: wake
+      settled: wake,
+      // others may start now what we gave back
+      released: (queue) => announcer.announce({ queue })
     })
     const runner = makeRunner.make({
       instanceId: id,
@@ -123,9 +137,12 @@ const startSession = ({ database, host, jobs, pid, schedules, settings }: Engine
       quarantine: makeQuarantine.make(clock, (run) => runner.fenceOf(run) !== undefined),
       deadlines,
       clock,
+      idleMillis: Math.min(settings.pollMillis, hints.lookMillis ?? settings.pollMillis),
       mayClaim: () => !draining && heartbeat.trusted(),
       unsettled: settler.unsettled
     })
+
+    const heard = ({ queue }: Hint) => (queue === null ? wake() : poller?.due(queue))
 
     const fork = (name: string, effect: Effect.Effect<unknown>) => Effect.forkDaemon(Effect.interruptible(asLoop(name)(effect)))
     const polling = yield* fork("poller", poller.loop)
@@ -134,6 +151,7 @@ const startSession = ({ database, host, jobs, pid, schedules, settings }: Engine
       fork("deadlines", deadlines.loop),
       fork("heartbeat", Effect.zipRight(heartbeat.loop, Deferred.succeed(lost, undefined))),
       fork("sweeper", sweep({ store, settings, counts, clock, rescued: wake })),
+      fork("listener", listen(hints, heard)),
       fork("housekeeping", housekeeping({ store, instances, settings, unparked: wake }))
     ])
 
@@ -173,8 +191,7 @@ const startSession = ({ database, host, jobs, pid, schedules, settings }: Engine
 
     return {
       id: () => id,
-      wake,
-      due: poller.due,
+      heard,
       cancel: runner.cancel,
       instance: Effect.map(instances.read, (found) => ({ ...(found ?? registered), counts: counts.current() })),
       lost: Deferred.await(lost),
@@ -192,7 +209,7 @@ export const start = (options: EngineOptions): Effect.Effect<Engine, StorageErro
     yield* Effect.addFinalizer(() =>
       Effect.flatMap(Ref.get(current), Option.match({ onNone: () => Effect.void, onSome: (session) => session.shutdown(orderly) }))
     )
-    const first = yield* startSession(options)
+    const first = yield* Effect.uninterruptible(startSession(options))
     let latest: Session = first
     yield* Ref.set(current, Option.some(first))
 
@@ -216,8 +233,7 @@ export const start = (options: EngineOptions): Effect.Effect<Engine, StorageErro
 
     return {
       id: () => latest.id(),
-      wake: () => latest.wake(),
-      due: (queue: string) => latest.due(queue),
+      heard: (hint: Hint) => latest.heard(hint),
       cancel: (id: string) => latest.cancel(id),
       instance: Effect.suspend(() => latest.instance)
     }

@@ -40,6 +40,8 @@ export const make = (options: {
   readonly quarantine: Quarantine
   readonly deadlines: Deadlines
   readonly clock: Clock.Clock
+  /** how long to sleep when nothing is known to become due */
+  readonly idleMillis: number
   /** whether this instance may claim: its lease is fresh, and it is not shutting down */
   readonly mayClaim: () => boolean
   readonly unsettled: () => number
@@ -93,7 +95,7 @@ export const make = (options: {
     /** what is due in the queues with room, taken; how long until there is more */
     const look = Effect.gen(function* () {
       lookedAt = monotonicMillis(clock)
-      let pause = settings.pollMillis
+      let pause = options.idleMillis
       for (const [queue, waits] of yield* store.nextDue) {
         const pool = pools.find((pool) => pool.queue === queue)!
         const asked = Math.min(pool.room(), settings.pollLimit)
@@ -105,7 +107,7 @@ export const make = (options: {
             else pause = Math.min(pause, count === 0 ? takenMillis : 0)
           }
         }
-        if (pool.free() > 0 && waits.suspect < settings.pollMillis) {
+        if (pool.free() > 0 && waits.suspect < options.idleMillis) {
           const wait = Math.max(waits.suspect, quarantine.freeIn())
           pause = Math.min(pause, wait > 0 ? wait : (yield* claim(pool, State.suspect, 1)).count === 0 ? takenMillis : 0)
         }
@@ -117,10 +119,10 @@ export const make = (options: {
     const isLikelyDue = (pool: WorkerPool) => hasRoom(pool) && likelyDue.has(pool.queue)
 
     const turn = Effect.gen(function* () {
-      if (!options.mayClaim() || options.unsettled() > unsettledBound) return settings.pollMillis
+      if (!options.mayClaim() || options.unsettled() > unsettledBound) return options.idleMillis
       for (const pool of pools) if (isLikelyDue(pool)) yield* drain(pool)
-      const isTimeToLook = monotonicMillis(clock) - lookedAt >= settings.pollMillis
-      const pause = isTimeToLook || pools.some((pool) => hasRoom(pool) && !likelyDue.has(pool.queue)) ? yield* look : settings.pollMillis
+      const isTimeToLook = monotonicMillis(clock) - lookedAt >= options.idleMillis
+      const pause = isTimeToLook || pools.some((pool) => hasRoom(pool) && !likelyDue.has(pool.queue)) ? yield* look : options.idleMillis
       patience.reset()
       yield* breathe
       return pools.some(isLikelyDue) ? 0 : pause

@@ -63,6 +63,8 @@ export const make = (options: {
   readonly counts: Counts
   /** called after each group: a retry or a successor may be due, and there is room again */
   readonly settled: () => void
+  /** called for a queue when runs of it were given back */
+  readonly released: (queue: string) => void
 }): Effect.Effect<Settler> =>
   Effect.gen(function* () {
     const { counts, policies, schedules, settings, store } = options
@@ -137,6 +139,7 @@ export const make = (options: {
         for (const { outcome, run, settlement } of group) {
           if (recorded.has(run.id)) {
             counts.settled(outcome, settlement)
+            if (outcome._tag === "Released") options.released(run.queue)
             const key = `${run.job}\n${outcomeName(settlement, outcome)}`
             told.set(key, (told.get(key) ?? 0) + 1)
           } else {

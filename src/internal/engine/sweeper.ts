@@ -3,7 +3,6 @@ import type * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
-import { State } from "../lifecycle.js"
 import type { Resolved } from "../settings.js"
 import type { InstanceStore } from "../storage/instanceStore.js"
 import type { RunStore } from "../storage/runStore.js"
@@ -73,25 +72,24 @@ export const housekeeping = (options: {
   const { retention } = options.settings
   const { instances, store } = options
 
-  const park = Effect.gen(function* () {
-    while ((yield* store.unpark) > 0) options.unparked()
-    while ((yield* store.park) > 0) {}
-  })
-
   // pauses for as long as the deletion took, so that it never takes more than half of the database's time
-  const deleteAll = (state: State, kept: number | null) =>
-    kept === null
+  const deleteAll = (outcome: keyof typeof retention) => {
+    const kept = retention[outcome]
+    return kept === null
       ? Effect.void
-      : Effect.timed(store.deleteFinished(state, kept)).pipe(
+      : Effect.timed(store.deleteFinished(outcome, kept)).pipe(
           Effect.flatMap(([took, deleted]) => Effect.delay(Effect.succeed(deleted), took)),
           Effect.repeat({ while: (deleted) => deleted > 0 })
         )
+  }
 
   return Effect.gen(function* () {
-    yield* park
-    yield* deleteAll(State.succeeded, retention.succeeded)
-    yield* deleteAll(State.failed, retention.failed)
-    yield* deleteAll(State.cancelled, retention.cancelled)
-    yield* instances.forget(30 * 24 * 60 * 60 * 1000)
+    let chores = yield* store.chores(retention)
+    if (chores.unpark) while ((yield* store.unpark) > 0) options.unparked()
+    while (chores.unknown.length > 0 && (yield* store.park(chores.unknown)) > 0) chores = yield* store.chores(retention)
+    if (chores.finished.succeeded) yield* deleteAll("succeeded")
+    if (chores.finished.failed) yield* deleteAll("failed")
+    if (chores.finished.cancelled) yield* deleteAll("cancelled")
+    if (chores.endedInstances) yield* instances.forget
   }).pipe(forever("housekeeping", housekeepingMillis))
 }

@@ -9,8 +9,10 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
+import type * as Stream from "effect/Stream"
 import { StorageError } from "../../JobsdError.js"
 import { type Dialect, type Tables, tablesOf } from "./dialect.js"
 import { bind, compile, type Statement, type Value } from "./statement.js"
@@ -44,6 +46,8 @@ export const once: Patience = { ...patient, triesWhenLost: 0 }
 export type Use<A, E = SqlError> = (session: Session) => Effect.Effect<A, E>
 
 export interface Database {
+  /** what is said at a channel, where the client can listen; it fails or ends when it must be called again */
+  readonly listen: ((channel: string) => Stream.Stream<string, SqlError>) | null
   readonly dialect: Dialect
   readonly tables: Tables
   /** compiles a statement for this database; done once per statement */
@@ -130,8 +134,9 @@ const awaited = <A, E, E2>(effect: Effect.Effect<A, E>, millis: number, late: ()
     })
   )
 
-export const make = (sql: SqlClient.SqlClient, dialect: Dialect, tablePrefix: string): Effect.Effect<Database, StorageError> =>
+export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix: string): Effect.Effect<Database, StorageError> =>
   Effect.gen(function* () {
+    const sql = client.withoutTransforms()
     const sessionOn = sessionsOf(dialect)
     const failed = (operation: string, committing: boolean) => (error: SqlError) => {
       const failure = dialect.failure(error)
@@ -240,6 +245,8 @@ export const make = (sql: SqlClient.SqlClient, dialect: Dialect, tablePrefix: st
     )
 
     return {
+      // found without knowing the driver: PgClient has it
+      listen: Predicate.hasProperty(client, "listen") ? (client.listen as NonNullable<Database["listen"]>) : null,
       dialect,
       tables: tablesOf(tablePrefix),
       statement: compile(dialect.placeholders),

@@ -8,6 +8,7 @@ import type { State } from "../lifecycle.js"
 import { mysql } from "./dialect/mysql.js"
 import { postgres } from "./dialect/postgres.js"
 import { sqlite } from "./dialect/sqlite.js"
+import type { HintSql } from "./hints.js"
 import type { Placeholders, Value } from "./statement.js"
 
 /** The tables' names, with the prefix. */
@@ -63,6 +64,8 @@ export interface Dialect {
   readonly limit: (rows: number) => string
   /** where a statement can end with RETURNING: after INSERT and UPDATE */
   readonly returning: boolean
+  /** whether a WITH may write, so that two statements travel as one */
+  readonly writesInWith: boolean
   /** what makes the planner use the index of claims, after the table's name */
   readonly useClaimIndex: (tables: Tables) => string
   /** `FOR UPDATE SKIP LOCKED`, where there are row locks */
@@ -92,6 +95,8 @@ export interface Dialect {
   readonly updatePairs: (update: UpdatePairs) => string
   /** an UPDATE of at most so many rows */
   readonly updateLimited: (update: UpdateLimited) => string
+  /** how processes can hear of each other's runs */
+  readonly hint: HintSql
   readonly failure: (error: SqlError) => Failure
   /** whether the driver remembers that it could not prepare this text, so that only another text gets another try */
   readonly remembersFailure: (error: SqlError) => boolean

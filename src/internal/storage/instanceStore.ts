@@ -35,11 +35,21 @@ export interface InstanceStore {
   readonly drain: Effect.Effect<void, StorageError>
   readonly stop: (counts: InstanceCounts) => Effect.Effect<void, StorageError>
   readonly read: Effect.Effect<Instance | null, StorageError>
-  /** deletes instances that ended longer ago than this */
-  readonly forget: (millis: number) => Effect.Effect<number, StorageError>
+  /** deletes instances that ended long ago */
+  readonly forget: Effect.Effect<number, StorageError>
 }
 
+/** How long an instance that has ended stays in the table. */
+export const instancesKeptMillis = 30 * 24 * 60 * 60 * 1000
+
 const statuses = ["alive", "draining", "stopped", "dead"] as const
+
+const owned = (row: Row): Owned => ({
+  id: string(row.id) as RunId,
+  fence: number(row.fence),
+  token: string(row.claim_token),
+  cancelRequested: row.cancel_at !== null
+})
 
 const instance = (row: Row): Instance => ({
   id: string(row.id) as InstanceId,
@@ -65,10 +75,15 @@ export const make = (database: Database, me: Registration, leaseMillis: number):
   const insert = statement(`
     INSERT INTO ${instances} (id, host, pid, state, jobs, schedules, queues, lease_until, started_at, seen_at, counts)
     VALUES (:id, :host, :pid, ${InstanceState.alive}, :jobs, :schedules, :queues, ${now} + ${dialect.big(":lease")}, ${now}, ${now}, :counts)`)
-  const renew = statement(`
+  const renewal = `
     UPDATE ${instances}
     SET lease_until = ${now} + ${dialect.big(":lease")}, seen_at = ${now}, counts = :counts
-    WHERE id = :id AND ${living}`)
+    WHERE id = :id AND ${living}`
+  const renew = statement(renewal)
+  const renewAndList = statement(`
+    WITH renewed AS (${renewal} RETURNING id)
+    SELECT r.id, r.fence, r.claim_token, r.cancel_at FROM renewed
+    LEFT JOIN ${runs} r ON r.owner = renewed.id AND r.state = ${State.running}`)
   const selectOwned = statement(`
     SELECT id, fence, claim_token, cancel_at FROM ${runs}
     WHERE owner = :id AND state = ${State.running}`)
@@ -111,19 +126,17 @@ export const make = (database: Database, me: Registration, leaseMillis: number):
     heartbeat: (counts) =>
       database.write(
         "renew the lease",
-        (session) =>
-          Effect.flatMap(session.affected(renew, { id, lease: leaseMillis, counts: JSON.stringify(counts) }), (renewed) =>
-            renewed === 0
-              ? Effect.succeed(null)
-              : Effect.map(session.rows(selectOwned, { id }), (rows) =>
-                  rows.map((row) => ({
-                    id: string(row.id) as RunId,
-                    fence: number(row.fence),
-                    token: string(row.claim_token),
-                    cancelRequested: row.cancel_at !== null
-                  }))
-                )
-          ),
+        (session) => {
+          const values = { id, lease: leaseMillis, counts: JSON.stringify(counts) }
+          if (dialect.writesInWith) {
+            return Effect.map(session.rows(renewAndList, values), (rows) =>
+              rows.length === 0 ? null : rows.flatMap((row) => (row.id === null ? [] : [owned(row)]))
+            )
+          }
+          return Effect.flatMap(session.affected(renew, values), (renewed) =>
+            renewed === 0 ? Effect.succeed(null) : Effect.map(session.rows(selectOwned, { id }), (rows) => rows.map(owned))
+          )
+        },
         // the next heartbeat is as good as another try
         { tryMillis: leaseMillis / 10, contentionMillis: leaseMillis / 10, triesWhenLost: 0 }
       ),
@@ -133,6 +146,6 @@ export const make = (database: Database, me: Registration, leaseMillis: number):
         database.write("sign off this instance", (session) => session.affected(markStopped, { id, counts: JSON.stringify(counts) }))
       ),
     read,
-    forget: (millis) => database.write("forget ended instances", (session) => session.affected(deleteEnded, { millis }))
+    forget: database.write("forget ended instances", (session) => session.affected(deleteEnded, { millis: instancesKeptMillis }))
   }
 }

@@ -67,6 +67,7 @@ export const mysql: Dialect = {
   big: (parameter) => `CAST(${parameter} AS SIGNED)`,
   limit: (rows) => `LIMIT ${rows}`,
   returning: false,
+  writesInWith: false,
   useClaimIndex: ({ runs }) => `FORCE INDEX (${runs}_claim)`,
   skipLocked: "FOR UPDATE SKIP LOCKED",
   forUpdate: "FOR UPDATE",
@@ -96,6 +97,8 @@ export const mysql: Dialect = {
   updatePairs: ({ set, table, value, where }) =>
     `UPDATE ${table} r JOIN ${pairsFrom(value)} ON r.id = d.id SET ${assignments(set("d.value"), "r.")} WHERE ${where}`,
   updateLimited: ({ limit, set, table, where }) => `UPDATE ${table} SET ${set} WHERE ${where} LIMIT ${limit}`,
+  // half of this is how long a run of another process waits for an idle instance; each look costs one statement
+  hint: { kind: "none", lookMillis: 190 },
   failure,
   remembersFailure: () => false,
   ddl: {

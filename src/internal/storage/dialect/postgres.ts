@@ -59,6 +59,7 @@ export const postgres: Dialect = {
   big: (parameter) => `${parameter}::bigint`,
   limit: (rows) => `LIMIT ${rows}`,
   returning: true,
+  writesInWith: true,
   useClaimIndex: () => "",
   skipLocked: "FOR UPDATE SKIP LOCKED",
   forUpdate: "FOR UPDATE",
@@ -98,6 +99,7 @@ export const postgres: Dialect = {
   updateLimited: ({ limit, set, table, where }) => `
     WITH chosen AS MATERIALIZED (SELECT id FROM ${table} WHERE ${where} LIMIT ${limit} FOR UPDATE SKIP LOCKED)
     UPDATE ${table} r SET ${set} FROM chosen WHERE r.id = chosen.id`,
+  hint: { kind: "channel", announce: "SELECT pg_notify(:channel, :payload)" },
   failure,
   remembersFailure: () => false,
   ddl: {

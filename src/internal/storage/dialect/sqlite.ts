@@ -43,6 +43,7 @@ export const sqlite: Dialect = {
   big: (parameter) => parameter,
   limit: (rows) => `LIMIT ${rows}`,
   returning: true,
+  writesInWith: false,
   useClaimIndex: () => "",
   skipLocked: "",
   forUpdate: "",
@@ -78,6 +79,12 @@ export const sqlite: Dialect = {
     `UPDATE ${table} AS r SET ${assignments(set("d.value"))} FROM ${pairsFrom()} WHERE r.id = d.id AND ${where}`,
   updateLimited: ({ limit, set, table, where }) =>
     `UPDATE ${table} SET ${set} WHERE id IN (SELECT id FROM ${table} WHERE ${where} LIMIT ${limit})`,
+  hint: {
+    kind: "version",
+    version: "PRAGMA data_version",
+    shared: "SELECT COUNT(*) AS files FROM pragma_database_list WHERE name = 'main' AND file <> ''",
+    everyMillis: 8
+  },
   failure,
   // its cache of prepared statements keeps failures too, for ten minutes: tables that come back would stay away
   remembersFailure: ({ message }) => message.startsWith("Failed to prepare"),

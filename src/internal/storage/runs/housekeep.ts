@@ -1,50 +1,117 @@
 /** Setting aside what nobody knows, and deleting what was kept long enough. */
 import * as Effect from "effect/Effect"
 import type { StorageError } from "../../../JobsdError.js"
+import type { RunId } from "../../../Run.js"
 import { State } from "../../lifecycle.js"
 import type { ColumnType } from "../dialect.js"
-import { string } from "../runRow.js"
-import { type Asker, idColumns, json, knownCondition } from "./context.js"
+import { instancesKeptMillis } from "../instanceStore.js"
+import { number, string } from "../runRow.js"
+import { type Asker, idColumns, json, knownCondition, valuesOf } from "./context.js"
+
+/** How long finished runs are kept, in milliseconds; null: for ever. */
+export interface Kept {
+  readonly succeeded: number | null
+  readonly failed: number | null
+  readonly cancelled: number | null
+}
+
+/** What there is to do, found in two statements. */
+export interface Chores {
+  /** there are parked runs that this instance knows */
+  readonly unpark: boolean
+  /** due runs at the head of this instance's queues that no living instance knows */
+  readonly unknown: ReadonlyArray<RunId>
+  readonly finished: { readonly [outcome in keyof Kept]: boolean }
+  readonly endedInstances: boolean
+}
 
 export interface Housekeep {
-  readonly park: Effect.Effect<number, StorageError>
+  readonly chores: (kept: Kept) => Effect.Effect<Chores, StorageError>
+  readonly park: (unknown: ReadonlyArray<RunId>) => Effect.Effect<number, StorageError>
   readonly unpark: Effect.Effect<number, StorageError>
   /** deletes at most 1,000 runs that finished longer ago than they are kept; returns how many */
-  readonly deleteFinished: (state: State, keptMillis: number) => Effect.Effect<number, StorageError>
+  readonly deleteFinished: (outcome: keyof Kept, keptMillis: number) => Effect.Effect<number, StorageError>
 }
 
 const retentionBatch = 1000
+/** Runs that nobody knows slow a claim only where it reads: at the head of each priority. */
+const headRows = 1000
 
-export const make = ({ database, known: jobsAndSchedules }: Asker): Housekeep => {
+export const make = ({ database, known: jobsAndSchedules, queues }: Asker): Housekeep => {
   const { dialect, statement, tables } = database
   const { now } = dialect
   const { attempts, instances, runs } = tables
   const known = knownCondition(jobsAndSchedules)
 
-  const selectKnown = statement(`SELECT jobs, schedules FROM ${instances} WHERE state IN (0, 1)`)
+  const exists = (name: string, query: string) => `CASE WHEN EXISTS (${query}) THEN 1 ELSE 0 END AS ${name}`
+  const outlived = (outcome: keyof Kept) =>
+    exists(outcome, `SELECT 1 FROM ${runs} WHERE state = ${State[outcome]} AND finished_at < ${now} - ${dialect.big(`:${outcome}`)}`)
+  const selectChores = statement(`
+    SELECT jobs, schedules,
+      ${exists("parked", `SELECT 1 FROM ${runs} WHERE state = ${State.parked} ${known.sql}`)},
+      ${outlived("succeeded")}, ${outlived("failed")}, ${outlived("cancelled")},
+      ${exists("ended", `SELECT 1 FROM ${instances} WHERE state IN (2, 3) AND seen_at < ${now} - ${instancesKeptMillis}`)}
+    FROM ${instances} WHERE state IN (0, 1)`)
+
   const nameColumns = { name: "name" } satisfies { [column: string]: ColumnType }
   // due for a minute, so that an instance that is just starting has its chance
-  const parkUnknown = statement(
-    dialect.updateLimited({
-      table: runs,
-      set: `state = ${State.parked}`,
-      where: `state = ${State.ready} AND run_at <= ${now} - 60000 AND (
-        job NOT IN (SELECT d.name FROM ${dialect.rows(":jobs", nameColumns)})
-        OR (schedule IS NOT NULL AND schedule NOT IN (SELECT d.name FROM ${dialect.rows(":schedules", nameColumns)})))`,
-      limit: 1000
-    })
-  )
-  const names = (list: ReadonlyArray<string>) => json([...new Set(list)].map((name) => ({ name })))
-  const park: Housekeep["park"] = Effect.gen(function* () {
-    const living = yield* database.read("list what instances know", (session) => session.rows(selectKnown, {}))
-    const all = (column: "jobs" | "schedules") => living.flatMap((row) => JSON.parse(string(row[column])) as ReadonlyArray<string>)
-    return yield* database.write("park runs", (session) =>
-      session.affected(parkUnknown, { jobs: names(all("jobs")), schedules: names(all("schedules")) })
+  const heads = queues.flatMap((_, q) =>
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(
+      (priority) => `
+      SELECT * FROM (
+        SELECT id, job, schedule FROM ${runs} ${dialect.useClaimIndex(tables)}
+        WHERE state = ${State.ready} AND queue = :queue${q} AND priority = ${priority} AND run_at <= ${now} - 60000
+        ORDER BY run_at
+        LIMIT ${headRows}
+      ) q${q}p${priority}`
     )
-  })
+  )
+  const selectUnknown = statement(`
+    SELECT id FROM (${heads.join(" UNION ALL ")}) head
+    WHERE job NOT IN (SELECT d.name FROM ${dialect.rows(":jobs", nameColumns)})
+       OR (schedule IS NOT NULL AND schedule NOT IN (SELECT d.name FROM ${dialect.rows(":schedules", nameColumns)}))
+    LIMIT ${headRows}`)
+  const queueValues = valuesOf("queue", queues)
+  const names = (list: ReadonlyArray<string>) => json([...new Set(list)].map((name) => ({ name })))
+
+  const never = Number.MAX_SAFE_INTEGER
+  const chores: Housekeep["chores"] = (kept) =>
+    Effect.gen(function* () {
+      const living = yield* database.read("look for chores", (session) =>
+        session.rows(selectChores, {
+          ...known.values,
+          succeeded: kept.succeeded ?? never,
+          failed: kept.failed ?? never,
+          cancelled: kept.cancelled ?? never
+        })
+      )
+      const all = (column: "jobs" | "schedules") => living.flatMap((row) => JSON.parse(string(row[column])) as ReadonlyArray<string>)
+      const unknown = yield* database.read("look for unknown runs", (session) =>
+        session.rows(selectUnknown, { ...queueValues, jobs: names(all("jobs")), schedules: names(all("schedules")) })
+      )
+      const is = (name: string) => number(living[0]?.[name] ?? 0) === 1
+      return {
+        unpark: is("parked"),
+        unknown: living.length === 0 ? [] : unknown.map((row) => string(row.id) as RunId),
+        finished: { succeeded: is("succeeded"), failed: is("failed"), cancelled: is("cancelled") },
+        endedInstances: is("ended")
+      }
+    })
+
+  const parkUnknown = statement(`
+    UPDATE ${runs}
+    SET state = ${State.parked}
+    WHERE state = ${State.ready} AND id IN (SELECT d.id FROM ${dialect.rows(":rows", idColumns)})`)
+  const park: Housekeep["park"] = (unknown) =>
+    database.write("park runs", (session) => session.affected(parkUnknown, { rows: json(unknown.map((id) => ({ id }))) }))
 
   const unparkKnown = statement(
-    dialect.updateLimited({ table: runs, set: `state = ${State.ready}`, where: `state = ${State.parked} ${known.sql}`, limit: 1000 })
+    dialect.updateLimited({
+      table: runs,
+      set: `state = CASE WHEN crashes > 0 THEN ${State.suspect} ELSE ${State.ready} END`,
+      where: `state = ${State.parked} ${known.sql}`,
+      limit: 1000
+    })
   )
   const unpark: Housekeep["unpark"] = database.write("unpark runs", (session) => session.affected(unparkKnown, known.values))
 
@@ -57,23 +124,17 @@ export const make = ({ database, known: jobsAndSchedules }: Asker): Housekeep =>
   const deleteAttempts = statement(`DELETE FROM ${attempts} WHERE run_id IN (SELECT d.id FROM ${dialect.rows(":rows", idColumns)})`)
   const deleteRuns = statement(`DELETE FROM ${runs} WHERE id IN (SELECT d.id FROM ${dialect.rows(":rows", idColumns)})`)
 
-  const deleteFinished: Housekeep["deleteFinished"] = (state, kept) =>
-    Effect.flatMap(
-      database.read("look for runs to delete", (session) => session.rows(selectFinished, { state, kept })),
-      (found) =>
-        found.length === 0
-          ? Effect.succeed(0)
-          : database.transact("delete finished runs", (session) =>
-              Effect.gen(function* () {
-                const locked = yield* session.rows(selectFinished, { state, kept })
-                if (locked.length === 0) return 0
-                const rows = json(locked.map((row) => ({ id: string(row.id) })))
-                yield* session.affected(deleteAttempts, { rows })
-                yield* session.affected(deleteRuns, { rows })
-                return locked.length
-              })
-            )
+  const deleteFinished: Housekeep["deleteFinished"] = (outcome, kept) =>
+    database.transact("delete finished runs", (session) =>
+      Effect.gen(function* () {
+        const locked = yield* session.rows(selectFinished, { state: State[outcome], kept })
+        if (locked.length === 0) return 0
+        const rows = json(locked.map((row) => ({ id: string(row.id) })))
+        yield* session.affected(deleteAttempts, { rows })
+        yield* session.affected(deleteRuns, { rows })
+        return locked.length
+      })
     )
 
-  return { park, unpark, deleteFinished }
+  return { chores, park, unpark, deleteFinished }
 }

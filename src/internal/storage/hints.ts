@@ -1,0 +1,114 @@
+/**
+ * How one process learns that another has created a run, where the database has a way to tell it. A hint may be late, lost or wrong:
+ * polling alone is enough for everything but speed.
+ */
+import { SqlError } from "@effect/sql/SqlError"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Stream from "effect/Stream"
+import type { InstanceId } from "../../Instance.js"
+import type { StorageError } from "../../JobsdError.js"
+import type { Database } from "./database.js"
+
+/** What was heard: a run of this queue is due now, or (null) something may be due soon. */
+export type Hint = { readonly queue: string | null }
+
+export interface Hints {
+  /** how often to look for due runs where nothing can be heard; null: not more often than anyway */
+  readonly lookMillis: number | null
+  /** tells the others; null: they cannot be told, or will see it */
+  readonly announce: ((hint: Hint) => Effect.Effect<void, StorageError>) | null
+  /** listens to the others until that fails; null: nothing can be heard */
+  readonly listen: ((heard: (hint: Hint) => void) => Effect.Effect<void, StorageError>) | null
+}
+
+/** What a dialect can do. */
+export type HintSql =
+  /** a channel that listeners wait at: `announce` sends :payload to :channel, on its own, for inside a transaction it serialises all commits */
+  | { readonly kind: "channel"; readonly announce: string }
+  /** a number that changes when others commit, cheap enough to ask for every few milliseconds; `shared`: whether there can be others */
+  | { readonly kind: "version"; readonly version: string; readonly shared: string; readonly everyMillis: number }
+  | { readonly kind: "none"; readonly lookMillis: number }
+
+const none: Hints = { lookMillis: null, announce: null, listen: null }
+
+export const make = (database: Database, me: () => InstanceId): Hints => {
+  const { hint } = database.dialect
+  switch (hint.kind) {
+    case "none":
+      return { ...none, lookMillis: hint.lookMillis }
+    case "version":
+      return { ...none, listen: watch(database, hint) }
+    case "channel":
+      return database.listen === null ? none : { ...none, ...channel(database, database.listen, hint.announce, me) }
+  }
+}
+
+const watch =
+  ({ read, statement }: Database, { everyMillis, shared, version }: HintSql & { readonly kind: "version" }): Hints["listen"] =>
+  (heard) => {
+    const asNumber = (source: string) => {
+      const compiled = statement(source)
+      return read("look for changes", (session) =>
+        Effect.map(session.rows(compiled, {}), (rows) => Number(Object.values(rows[0] ?? {})[0]))
+      )
+    }
+    const look = asNumber(version)
+    return Effect.gen(function* () {
+      if ((yield* asNumber(shared)) === 0) return yield* Effect.never
+      let last = yield* look
+      while (true) {
+        yield* Effect.sleep(everyMillis)
+        const now = yield* look
+        if (now !== last) heard({ queue: null })
+        last = now
+      }
+    })
+  }
+
+/** A listener whose connection has died hears nothing, and is not told: it sends itself a word now and then. */
+const pingMillis = 60_000
+const patienceMillis = 10_000
+
+const channel = (
+  { failed, statement, tables, write }: Database,
+  listen: NonNullable<Database["listen"]>,
+  announceSql: string,
+  me: () => InstanceId
+): Pick<Hints, "announce" | "listen"> => {
+  const name = tables.runs
+  const announceStatement = statement(announceSql)
+  const send = (word: string) =>
+    Effect.asVoid(write("announce a run", (session) => session.rows(announceStatement, { channel: name, payload: `${me()} ${word}` })))
+  return {
+    announce: ({ queue }) => send(queue === null ? "soon" : `due ${queue}`),
+    listen: (heard) =>
+      Effect.gen(function* () {
+        let heardAt = Date.now()
+        const listening = Stream.runForEach(listen(name), (payload) =>
+          Effect.sync(() => {
+            const [, from, word, queue] = /^(\S+) (\S+)(?: (.+))?$/s.exec(payload) ?? []
+            if (from === me()) heardAt = Date.now()
+            else if (word === "due" || word === "soon") heard({ queue: queue ?? null })
+          })
+        )
+        const checking = Effect.gen(function* () {
+          while (true) {
+            yield* Effect.sleep(pingMillis)
+            const askedAt = Date.now()
+            yield* send("ping")
+            yield* Effect.sleep(patienceMillis)
+            if (heardAt < askedAt)
+              return yield* new SqlError({ message: "nothing is heard any more", cause: new Error("the listener is dead") })
+          }
+        })
+        yield* Effect.raceFirst(listening, checking)
+      }).pipe(Effect.mapError((error) => (error instanceof SqlError ? failed("listen for runs", false)(error) : error)))
+  }
+}
+
+/** As the setting says: nothing is sent, heard or asked for more often without them. */
+export const withoutHints: Hints = none
+
+/** Announcements of one queue are this far apart: the first goes at once, and stands for those right behind it. */
+export const announceEvery = Duration.millis(25)
