@@ -17,6 +17,7 @@ import * as groups from "./groups.js"
 import { nextMoment } from "./lifecycle.js"
 import { backoffSteps, mergePolicy, nameIssue, priorityIssue, type Resolved, replay, textIssue } from "./settings.js"
 import { outsideTransaction } from "./storage/database.js"
+import type { Hint } from "./storage/hints.js"
 import type { NewRun, RunStore } from "./storage/runStore.js"
 import { metrics, sending, traceparent } from "./telemetry.js"
 import { isUuid, uuidv7 } from "./uuid.js"
@@ -84,9 +85,20 @@ const stored = (job: Job.Any, encoded: unknown, limit: number): Effect.Effect<En
 }
 
 export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jobsd.Service, "instance"> => {
+  const { announcer } = local
+  const hintOf = ({ delayMillis, queue, runAt }: Pick<NewRun, "queue" | "runAt" | "delayMillis">): Hint => ({
+    queue: runAt === null && delayMillis === 0 ? queue : null
+  })
+
   const insertInGroup = groups.make({
     fitting: store.fitting,
-    write: store.insert,
+    // a hint that may be told now goes with the runs: one round trip less until another process has them
+    write: (group: ReadonlyArray<NewRun>) => {
+      const hints = new Map(group.map((run) => [hintOf(run).queue, hintOf(run)]))
+      const [first] = hints.values()
+      const told = announcer.mayTell(first!) ? first! : null
+      return Effect.tap(store.insert(group, told === null ? null : announcer.word(told)), () => announcer.announce(hints.values(), told))
+    },
     isOnes: (error) => error.reason === "rejected"
   })
 
@@ -147,13 +159,6 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
         : Effect.map(replay(options.backoff, backoffSteps, id), (backoff) => run(JSON.stringify(backoff)))
     })
 
-  const created = (run: Pick<NewRun, "job" | "queue" | "runAt" | "delayMillis">, count: number, committed: boolean) => {
-    metrics.sent(count, run.job)
-    const hint = { queue: run.runAt === null && run.delayMillis === 0 ? run.queue : null }
-    if (committed) local.announcer.announce(hint)
-    else local.announcer.announceLater(hint)
-  }
-
   const queueOf = (job: Job.Any, options: Jobsd.CreateRunOptions) => options.queue ?? job.queue ?? "default"
 
   const createRun: Jobsd.Service["createRun"] = (job, payload, options = {}) =>
@@ -161,7 +166,8 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
       const run = yield* newRun(job, payload, yield* template(job, options), options)
       const transaction = yield* store.callersTransaction
       const id = Option.isNone(transaction) ? yield* insertInGroup(run) : (yield* store.insertWithin(transaction.value, [run]))[0]!
-      if (id === run.id) created(run, 1, Option.isNone(transaction))
+      if (Option.isSome(transaction)) announcer.announceLater(hintOf(run))
+      if (id === run.id) metrics.sent(1, run.job)
       else yield* Effect.logDebug(`createRun: the unique key is held by run ${id}; nothing was created`)
       return id
     }).pipe(sending(job.name, queueOf(job, options)))
@@ -173,7 +179,9 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
       if (runs.length === 0) return []
       const transaction = yield* store.callersTransaction
       const ids = yield* Option.isNone(transaction) ? store.insertAll(runs) : store.insertWithin(transaction.value, runs)
-      created(shared, ids.length, Option.isNone(transaction))
+      if (Option.isNone(transaction)) announcer.announce([hintOf(shared)])
+      else announcer.announceLater(hintOf(shared))
+      metrics.sent(ids.length, job.name)
       return ids
     }).pipe(sending(job.name, queueOf(job, options)))
 

@@ -114,7 +114,7 @@ const startSession = ({
       counts,
       settled: wake,
       // others may start now what we gave back
-      released: (queue) => announcer.announce({ queue })
+      released: (queue) => announcer.announce([{ queue }])
     })
     const runner = makeRunner.make({
       instanceId: id,

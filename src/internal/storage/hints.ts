@@ -16,6 +16,8 @@ export type Hint = { readonly queue: string | null }
 export interface Hints {
   /** how often to look for due runs where nothing can be heard; null: not more often than anyway */
   readonly lookMillis: number | null
+  /** a hint as the database carries it */
+  readonly word: (hint: Hint) => string
   /** tells the others; null: they cannot be told, or will see it */
   readonly announce: ((hint: Hint) => Effect.Effect<void, StorageError>) | null
   /** listens to the others until that fails; null: nothing can be heard */
@@ -24,13 +26,16 @@ export interface Hints {
 
 /** What a dialect can do. */
 export type HintSql =
-  /** a channel that listeners wait at: `announce` sends :payload to :channel, on its own, for inside a transaction it serialises all commits */
-  | { readonly kind: "channel"; readonly announce: string }
+  /**
+   * a channel that listeners wait at: `announce` sends :hint to :channel, alone or within a statement that creates runs. Not in every
+   * one, and never in a transaction of somebody's: commits that announce wait for each other.
+   */
+  | { readonly kind: "channel"; readonly announce: string; readonly within: (insert: string) => string }
   /** a number that changes when others commit, cheap enough to ask for every few milliseconds; `shared`: whether there can be others */
   | { readonly kind: "version"; readonly version: string; readonly shared: string; readonly everyMillis: number }
   | { readonly kind: "none"; readonly lookMillis: number }
 
-const none: Hints = { lookMillis: null, announce: null, listen: null }
+const none: Hints = { word: () => "", lookMillis: null, announce: null, listen: null }
 
 export const make = (database: Database, me: () => InstanceId): Hints => {
   const { hint } = database.dialect
@@ -75,13 +80,16 @@ const channel = (
   listen: NonNullable<Database["listen"]>,
   announceSql: string,
   me: () => InstanceId
-): Pick<Hints, "announce" | "listen"> => {
+): Pick<Hints, "announce" | "listen" | "word"> => {
   const name = tables.runs
   const announceStatement = statement(announceSql)
-  const send = (word: string) =>
-    Effect.asVoid(write("announce a run", (session) => session.rows(announceStatement, { channel: name, payload: `${me()} ${word}` })))
+  const signed = (word: string) => `${me()} ${word}`
+  const word: Hints["word"] = ({ queue }) => signed(queue === null ? "soon" : `due ${queue}`)
+  const send = (hint: string) =>
+    Effect.asVoid(write("announce a run", (session) => session.rows(announceStatement, { channel: name, hint })))
   return {
-    announce: ({ queue }) => send(queue === null ? "soon" : `due ${queue}`),
+    word,
+    announce: (hint) => send(word(hint)),
     listen: (heard) =>
       Effect.gen(function* () {
         let heardAt = Date.now()
@@ -96,7 +104,7 @@ const channel = (
           while (true) {
             yield* Effect.sleep(pingMillis)
             const askedAt = Date.now()
-            yield* send("ping")
+            yield* send(signed("ping"))
             yield* Effect.sleep(patienceMillis)
             if (heardAt < askedAt)
               return yield* new SqlError({ message: "nothing is heard any more", cause: new Error("the listener is dead") })

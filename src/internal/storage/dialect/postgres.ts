@@ -99,7 +99,11 @@ export const postgres: Dialect = {
   updateLimited: ({ limit, set, table, where }) => `
     WITH chosen AS MATERIALIZED (SELECT id FROM ${table} WHERE ${where} LIMIT ${limit} FOR UPDATE SKIP LOCKED)
     UPDATE ${table} r SET ${set} FROM chosen WHERE r.id = chosen.id`,
-  hint: { kind: "channel", announce: "SELECT pg_notify(:channel, :payload)" },
+  hint: {
+    kind: "channel",
+    announce: "SELECT pg_notify(:channel, :hint)",
+    within: (insert) => `WITH created AS (${insert}) SELECT id, pg_notify(:channel, :hint) FROM created`
+  },
   failure,
   remembersFailure: () => false,
   ddl: {

@@ -6,7 +6,7 @@ import type { InstanceId } from "../../../Instance.js"
 import { RetryTransaction, StorageError } from "../../../JobsdError.js"
 import type { RunId } from "../../../Run.js"
 import { State } from "../../lifecycle.js"
-import type { Session } from "../database.js"
+import type { Session, Values } from "../database.js"
 import type { ColumnType } from "../dialect.js"
 import { string } from "../runRow.js"
 import type { Value } from "../statement.js"
@@ -44,9 +44,10 @@ export interface Create {
   readonly fitting: (runs: Iterable<NewRun>) => number
   /**
    * Creates runs, each with a commit of its own at the latest when this returns; the id of each, or of the run that holds its unique
-   * key. Fails as a whole, and then none of them was created, or (`ambiguous`) all of them may have been.
+   * key. Fails as a whole, and then none of them was created, or (`ambiguous`) all of them may have been. A hint goes with it, where
+   * there is a channel for it.
    */
-  readonly insert: (runs: ReadonlyArray<NewRun>) => Effect.Effect<ReadonlyArray<RunId>, StorageError>
+  readonly insert: (runs: ReadonlyArray<NewRun>, hint: string | null) => Effect.Effect<ReadonlyArray<RunId>, StorageError>
   /** creates runs, all or none, in a transaction of their own */
   readonly insertAll: (runs: ReadonlyArray<NewRun>) => Effect.Effect<ReadonlyArray<RunId>, StorageError>
   /** creates runs in somebody's transaction, which cannot go on if this fails */
@@ -126,14 +127,20 @@ export const make = ({ database }: Asker): Create => {
     ${of("payload_bytes")}, 0, ${of("traceparent")}`
   const orNothing = dialect.returning ? "ON CONFLICT DO NOTHING RETURNING id" : ""
 
+  /** with and without a hint */
+  const sourced = (source: string) => {
+    const { hint } = dialect
+    return { silent: statement(source), telling: statement(hint.kind === "channel" ? hint.within(source) : source) }
+  }
+
   // one row by itself is planned in half of the time that the rows of a JSON text take
-  const insertOne = statement(`
+  const insertOne = sourced(`
     ${insertInto} VALUES (${columnsOf((column) => dialect.typed(`:${column}`, insertedColumns[column]))}) ${orNothing}`)
-  const insertMany = statement(`
+  const insertMany = sourced(`
     ${insertInto} SELECT ${columnsOf((column) => `d.${column}`)} FROM ${dialect.rows(":rows", insertedColumns)} WHERE 1 = 1 ${orNothing}`)
 
   // runs that differ in nothing but their payloads, as those of one createRuns do, travel as pairs
-  const insertAlike = statement(`
+  const insertAlike = sourced(`
     ${insertInto} SELECT ${columnsOf((column) =>
       column === "id"
         ? "d.id"
@@ -145,9 +152,12 @@ export const make = ({ database }: Asker): Create => {
     )} FROM ${dialect.pairs.from("text")} WHERE 1 = 1 ${orNothing}`)
 
   const keyColumns = { id: "id", unique_key: "key" } satisfies { [column: string]: ColumnType }
-  const findHolders = statement(`
-    SELECT r.id, r.unique_key FROM ${dialect.rows(":rows", keyColumns)}
-    JOIN ${runs} r ON r.id = d.id OR r.unique_key = d.unique_key ${dialect.currentRead}`)
+  // two looks rather than one with OR, for which not every planner takes both indexes
+  const foundBy = (column: "id" | "unique_key") => `
+    SELECT * FROM (
+      SELECT r.id, r.unique_key FROM ${dialect.rows(":rows", keyColumns)} JOIN ${runs} r ON r.${column} = d.${column} ${dialect.currentRead}
+    ) by_${column}`
+  const findHolders = statement(`${foundBy("id")} UNION ALL ${foundBy("unique_key")}`)
 
   /** ids by the id that was wanted; one is missing when the holder of its key ended between the insert and the look */
   type Found = ReadonlyMap<RunId, RunId>
@@ -167,17 +177,19 @@ export const make = ({ database }: Asker): Create => {
       }
     )
 
-  const insertRows = (session: Session, group: ReadonlyArray<NewRun>): Effect.Effect<Found, SqlError> => {
+  const insertRows = (session: Session, group: ReadonlyArray<NewRun>, hint: string | null = null): Effect.Effect<Found, SqlError> => {
     const [first] = group
-    const [statement, values] =
+    const [statements, values] =
       group.length === 1
         ? [insertOne, insertedValues(first!)]
         : group.every((run) => isAlike(run, first!))
           ? [insertAlike, Object.assign(dialect.pairs.values(group.map(({ id, payload }) => [id, payload])), insertedValues(first!))]
           : [insertMany, { rows: json(group.map((run) => withoutNulls(insertedValues(run)))) }]
+    const statement = hint === null ? statements.silent : statements.telling
+    const parameters: Values = hint === null ? values : Object.assign(values, { channel: runs, hint })
     const itself = (inserted: ReadonlyArray<NewRun>) => new Map(inserted.map(({ id }) => [id, id] as const))
     if (dialect.returning) {
-      return Effect.flatMap(session.rows(statement, values), (rows) => {
+      return Effect.flatMap(session.rows(statement, parameters), (rows) => {
         if (rows.length === group.length) return Effect.succeed(itself(group))
         const ids = new Set(rows.map((row) => string(row.id)))
         const rest = group.filter(({ id }) => !ids.has(id))
@@ -188,7 +200,7 @@ export const make = ({ database }: Asker): Create => {
       })
     }
     return Effect.catchIf(
-      Effect.as(session.affected(statement, values), itself(group)),
+      Effect.as(session.affected(statement, parameters), itself(group)),
       (error) => dialect.failure(error) === "unique",
       () =>
         group.length === 1
@@ -222,7 +234,8 @@ export const make = ({ database }: Asker): Create => {
   return {
     callersTransaction: database.callersTransaction,
     fitting,
-    insert: (group) => untilFound(group, (missing) => database.write("create a run", (session) => insertRows(session, missing))),
+    insert: (group, hint) =>
+      untilFound(group, (missing) => database.write("create a run", (session) => insertRows(session, missing, hint))),
     insertAll: (all) =>
       untilFound(all, (missing) =>
         database.transact("create runs", (session) =>
