@@ -89,6 +89,7 @@ export declare namespace Jobsd {
     readonly cancel: (id: RunId) => Effect.Effect<CancelResult, RunNotFound | StorageError>
     readonly getRunState: (id: RunId) => Effect.Effect<RunState, RunNotFound | StorageError>
     readonly instance: Effect.Effect<Instance, NoInstance | StorageError>
+    readonly hurry: Effect.Effect<void>
   }
 
   /**
@@ -339,6 +340,31 @@ export const refresh = (state: RunState): Effect.Effect<RunState, RunNotFound | 
  */
 export const instance: Effect.Effect<Instance, NoInstance | StorageError, Jobsd> = Effect.flatMap(Jobsd, (jobsd) => jobsd.instance)
 
+/**
+ * Makes a shutdown that is under way (or comes later) wait no longer: running handlers are interrupted at once instead of after
+ * `shutdownTimeout`; their finalizers run, and their runs are given back. Meant for a second signal.
+ *
+ * @example
+ * import { Effect, Fiber } from "effect"
+ * import { Jobsd } from "jobsd"
+ *
+ * const program = Effect.gen(function* () {
+ *   const jobsd = yield* Jobsd.Jobsd
+ *   const running = yield* Effect.fork(Effect.never)
+ *   process.once("SIGTERM", () => {
+ *     Effect.runFork(Fiber.interrupt(running))
+ *     process.once("SIGTERM", () => Effect.runFork(jobsd.hurry))
+ *   })
+ *   yield* Fiber.join(running)
+ * })
+ *
+ * console.log(program)
+ *
+ * @since 0.1.0
+ * @category running
+ */
+export const hurry: Effect.Effect<void, never, Jobsd> = Effect.flatMap(Jobsd, (jobsd) => jobsd.hurry)
+
 /** What `Jobsd.layer` is given. */
 type LayerOptions<Jobs extends ReadonlyArray<Job.Any>> = Settings & {
   /** The jobs this instance handles; the layer requires a handler for each. */
@@ -388,7 +414,8 @@ const makeInstance = <const Jobs extends ReadonlyArray<Job.Any>>(options: LayerO
     const local: client.Local = { id: () => running?.id() ?? clientId, announcer, cancel: (id) => running?.cancel(id) }
     const service = Jobsd.of({
       ...client.make(storeOf(database, clientId, settings), settings, local),
-      instance: Effect.suspend((): Effect.Effect<Instance, NoInstance | StorageError> => running?.instance ?? new NoInstance())
+      instance: Effect.suspend((): Effect.Effect<Instance, NoInstance | StorageError> => running?.instance ?? new NoInstance()),
+      hurry: Effect.suspend(() => running?.hurry ?? Effect.void)
     })
 
     const handlers = yield* Effect.context<Job.HandlerOf<Jobs[number]>>()
@@ -521,7 +548,7 @@ export const layerClient = (
         const store = storeOf(database, id, resolved)
         const announcer = makeAnnouncer(resolved.hints ? makeHints(database, () => id) : withoutHints, () => {})
         const local: client.Local = { id: () => id, announcer, cancel: () => {} }
-        return Jobsd.of({ ...client.make(store, resolved, local), instance: new NoInstance() })
+        return Jobsd.of({ ...client.make(store, resolved, local), instance: new NoInstance(), hurry: Effect.void })
       })
     )
   )

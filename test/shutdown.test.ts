@@ -49,6 +49,25 @@ onEveryDatabase("a shutdown", (it) => {
     })
   )
 
+  it.scoped("waits no longer when it is told to hurry", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      const Endless = Job.make("Endless")
+      const jobsd = yield* world.start(
+        Endless.toLayer(() => Effect.never),
+        { jobs: [Endless], shutdownTimeout: "1 minute" }
+      )
+      const id = yield* jobsd.createRun(Endless, undefined)
+      yield* hasStarted(jobsd)
+      const stopping = yield* Effect.fork(jobsd.stop)
+      yield* eventually(world.rows("instances"), ([row]) => Number(row?.state) === 1)
+      assert.isNull(stopping.unsafePoll())
+      yield* jobsd.hurry
+      yield* Fiber.join(stopping)
+      assert.deepInclude(yield* jobsd.getRunState(id), { status: "ready", attempt: 1 })
+    })
+  )
+
   it.scoped("closes what handlers use after their runs have ended", () =>
     Effect.gen(function* () {
       const world = yield* makeWorld

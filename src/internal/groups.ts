@@ -19,7 +19,7 @@ export const make = <In, Out, E>(options: {
   function* ones(waiters: ReadonlyArray<Waiter>) {
     for (const { one } of waiters) yield one
   }
-  let waiting: Array<Waiter> = []
+  const waiting: Array<Waiter> = []
   let atWork = false
 
   const write = (group: ReadonlyArray<Waiter>): Effect.Effect<void> =>
@@ -39,25 +39,31 @@ export const make = <In, Out, E>(options: {
       }
     )
 
-  const work: Effect.Effect<void> = Effect.suspend(() => {
+  // those who have asked meanwhile make the next group
+  const goOn = (): void => {
     if (waiting.length === 0) {
       atWork = false
-      return Effect.void
+      return
     }
-    const size = options.fitting(ones(waiting))
-    const group = waiting.slice(0, size)
-    waiting = waiting.slice(size)
-    return Effect.zipRight(write(group), work)
-  })
+    const group = waiting.splice(0, options.fitting(ones(waiting)))
+    Effect.runFork(Effect.zipRight(write(group), Effect.sync(goOn)))
+  }
 
   return (one) =>
     // whoever asks for a write gets to know what has come of it
     Effect.uninterruptible(
-      Effect.async<Out, E>((resume) => {
-        waiting.push({ one, resume })
-        if (atWork) return
+      Effect.suspend(() => {
+        if (atWork) {
+          return Effect.async<Out, E>((resume) => {
+            waiting.push({ one, resume })
+          })
+        }
+        // nobody else waits: written by the caller's own fiber, which saves two hops
         atWork = true
-        Effect.runFork(work)
+        return Effect.ensuring(
+          Effect.map(options.write([one]), (answers) => answers[0]!),
+          Effect.sync(goOn)
+        )
       })
     )
 }

@@ -39,6 +39,8 @@ export interface Engine {
   readonly heard: (hint: Hint) => void
   /** stops a run that is to be cancelled, if it is here */
   readonly cancel: (id: string) => void
+  /** a shutdown, now or later, does not wait for handlers to end by themselves */
+  readonly hurry: Effect.Effect<void>
   readonly instance: Effect.Effect<Instance, StorageError>
 }
 
@@ -99,6 +101,7 @@ const startSession = ({
       Effect.runFork(Effect.provide(effect, runtime))
     })
     const lost = yield* Deferred.make<void>()
+    const hurried = yield* Deferred.make<void>()
     let draining = false
     // the poller and the pools are made last, but those before them wake and ask them
     let poller: makePoller.Poller | undefined
@@ -176,7 +179,7 @@ const startSession = ({
           yield* within(patience.flush, Fiber.interrupt(polling))
           yield* within(patience.flush, instances.drain)
         }
-        yield* within(patience.handlers, idle)
+        yield* within(patience.handlers, Effect.raceFirst(idle, Deferred.await(hurried)))
         runner.interruptAll(patience.reason)
         yield* within(patience.finalizers, idle)
         for (const run of runner.alive()) {
@@ -194,6 +197,7 @@ const startSession = ({
       heard,
       cancel: runner.cancel,
       instance: Effect.map(instances.read, (found) => ({ ...(found ?? registered), counts: counts.current() })),
+      hurry: Effect.asVoid(Deferred.succeed(hurried, undefined)),
       lost: Deferred.await(lost),
       shutdown
     }
@@ -235,6 +239,7 @@ export const start = (options: EngineOptions): Effect.Effect<Engine, StorageErro
       id: () => latest.id(),
       heard: (hint: Hint) => latest.heard(hint),
       cancel: (id: string) => latest.cancel(id),
+      hurry: Effect.suspend(() => latest.hurry),
       instance: Effect.suspend(() => latest.instance)
     }
   }).pipe(outsideTransaction)

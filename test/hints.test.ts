@@ -1,0 +1,76 @@
+/** How fast a run of another process is found: not by its poll, where the database can tell. */
+import { assert } from "@effect/vitest"
+import { Duration, Effect, Layer } from "effect"
+import { Jobsd } from "jobsd"
+import { clientLayer } from "./support/client.js"
+import { onEveryDatabase, Target } from "./support/databases.js"
+import { counted, eventually, makeWorld } from "./support/world.js"
+
+onEveryDatabase("a run that another program creates", (it, database) => {
+  /** an instance that has found nothing to do, and a client of a program of its own */
+  const worldOf = (settings: Jobsd.Settings) =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      const { calls, job, live } = counted("Elsewhere")
+      yield* world.start(live, { jobs: [job], pollInterval: "1 hour", ...settings })
+      const { url } = yield* Target
+      const other = yield* Layer.build(
+        Layer.provide(Jobsd.layerClient({ tablePrefix: world.prefix, ...settings }), Layer.fresh(clientLayer(url, 2)))
+      )
+      // it listens a moment after it has started
+      yield* Effect.sleep("300 millis")
+      return {
+        world,
+        calls,
+        create: (options?: Jobsd.Jobsd.CreateRunOptions) => Effect.provide(Jobsd.createRun(job, undefined, options), other)
+      }
+    })
+  const started = (calls: ReadonlyArray<unknown>, count: number) =>
+    eventually(
+      Effect.sync(() => calls.length),
+      (n) => n === count
+    )
+
+  it.scoped("is started long before the next poll", () =>
+    Effect.gen(function* () {
+      const { calls, create } = yield* worldOf({})
+      for (const n of [1, 2, 3]) {
+        yield* create()
+        const [took] = yield* Effect.timed(started(calls, n))
+        assert.isBelow(Duration.toMillis(took), 2000)
+      }
+    })
+  )
+
+  it.scoped("is started when it is due, if it is delayed", () =>
+    Effect.gen(function* () {
+      const { calls, create } = yield* worldOf({})
+      yield* create({ delay: "400 millis" })
+      const [took] = yield* Effect.timed(started(calls, 1))
+      assert.isAtLeast(Duration.toMillis(took), 300)
+      assert.isBelow(Duration.toMillis(took), 2000)
+    })
+  )
+
+  it.scoped("is found by polling alone when hints are off", () =>
+    Effect.gen(function* () {
+      const { calls, create } = yield* worldOf({ hints: false, pollInterval: "1200 millis" })
+      yield* create()
+      yield* started(calls, 1)
+    })
+  )
+
+  if (database === "postgres") {
+    it.scoped("is found by polling when the listener's connection has died", () =>
+      Effect.gen(function* () {
+        const { calls, create, world } = yield* worldOf({ pollInterval: "500 millis" })
+        const killed = yield* world.unsafe(
+          `SELECT pg_terminate_backend(pid) AS ended FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()`
+        )
+        assert.isNotEmpty(killed)
+        yield* create()
+        yield* started(calls, 1)
+      })
+    )
+  }
+})
