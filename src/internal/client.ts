@@ -84,7 +84,7 @@ const stored = (job: Job.Any, encoded: unknown, limit: number): Effect.Effect<En
     : Effect.succeed({ payload, payloadBytes })
 }
 
-export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jobsd.Service, "instance"> => {
+export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jobsd.Service, "instance" | "hurry"> => {
   const { announcer } = local
   const hintOf = ({ delayMillis, queue, runAt }: Pick<NewRun, "queue" | "runAt" | "delayMillis">): Hint => ({
     queue: runAt === null && delayMillis === 0 ? queue : null
