@@ -7,6 +7,7 @@ import { fileURLToPath } from "node:url"
 import { assert, describe, it } from "@effect/vitest"
 import { Duration } from "effect"
 import { defaults } from "../src/internal/settings.js"
+import { tsx } from "./support/processes.js"
 import { compile } from "./support/typescript.js"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
@@ -33,7 +34,7 @@ describe("the README", { timeout: 120_000 }, () => {
 
   it("has a first program that runs: it speaks on the minute, and Ctrl-C ends it in good order", async () => {
     const directory = mkdtempSync(join(tmpdir(), "jobsd-"))
-    const child = spawn(process.execPath, ["--import", import.meta.resolve("tsx"), join(root, "examples/minute.ts")], {
+    const child = spawn(process.execPath, [...tsx, join(root, "examples/minute.ts")], {
       cwd: directory,
       env: { ...process.env, TSX_TSCONFIG_PATH: join(root, "tsconfig.json") },
       stdio: ["ignore", "pipe", "pipe"]

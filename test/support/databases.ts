@@ -35,7 +35,8 @@ const inDirectory = Effect.map(
   (directory) => join(directory, "jobs.db")
 )
 
-const urls = {
+/** How each suite gets an empty database, and why it cannot. */
+export const urls = {
   sqlite: { missing: "", make: inDirectory },
   postgres: {
     missing: inject("postgres").missing,

@@ -1,6 +1,7 @@
 /** Real processes: started, listened to, and killed. */
 import { type ChildProcess, spawn } from "node:child_process"
-import { fileURLToPath } from "node:url"
+import { createRequire } from "node:module"
+import { fileURLToPath, pathToFileURL } from "node:url"
 import { Effect, type Scope } from "effect"
 import { eventually } from "./world.js"
 
@@ -12,6 +13,9 @@ export interface Worker {
   readonly exited: Effect.Effect<void>
 }
 
+/** What makes Node run TypeScript, from any directory. */
+export const tsx = ["--import", pathToFileURL(createRequire(import.meta.url).resolve("tsx")).href]
+
 /** An instance in a process of its own, killed at the latest when the scope closes. */
 export const startWorker = (url: string, prefix: string, millis: number): Effect.Effect<Worker, never, Scope.Scope> =>
   Effect.gen(function* () {
@@ -19,7 +23,7 @@ export const startWorker = (url: string, prefix: string, millis: number): Effect
     let errors = ""
     const child: ChildProcess = yield* Effect.acquireRelease(
       Effect.sync(() =>
-        spawn(process.execPath, ["--import", "tsx", fileURLToPath(new URL("./worker.ts", import.meta.url)), url, prefix, String(millis)], {
+        spawn(process.execPath, [...tsx, fileURLToPath(new URL("./worker.ts", import.meta.url)), url, prefix, String(millis)], {
           stdio: ["ignore", "pipe", "pipe"]
         })
       ),
