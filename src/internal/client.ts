@@ -15,6 +15,7 @@ import type { Announcer } from "./announcer.js"
 import { describeParseError } from "./failureText.js"
 import * as groups from "./groups.js"
 import { nextMoment } from "./lifecycle.js"
+import { lastMoment, momentOf } from "./moment.js"
 import { backoffSteps, mergePolicy, nameIssue, priorityIssue, type Resolved, replay, textIssue } from "./settings.js"
 import { outsideTransaction } from "./storage/database.js"
 import type { Hint } from "./storage/hints.js"
@@ -105,11 +106,7 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
   /** the first moment of a scheduled run: the rule applied to the database's now plus the delay */
   const firstMoment = (schedule: NonNullable<Jobsd.CreateRunOptions["schedule"]>, runAt: number | null, delay: number) =>
     Effect.flatMap(outsideTransaction(store.now), (now) => {
-      const next = nextMoment(
-        (after) => schedule.next(DateTime.unsafeMake(after)).epochMillis,
-        (runAt ?? now) + delay,
-        Number.NEGATIVE_INFINITY
-      )
+      const next = nextMoment((after) => schedule.next(momentOf(after)).epochMillis, (runAt ?? now) + delay, Number.NEGATIVE_INFINITY)
       return typeof next === "number" ? Effect.succeed(next) : new ScheduleError({ schedule: schedule.name, issue: next })
     })
 
@@ -129,6 +126,12 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
       if (Either.isLeft(policy)) return yield* new OptionError(policy.left)
       const delayMillis = Math.round(Duration.toMillis(delay.value))
       const at = runAt === undefined ? null : DateTime.toEpochMillis(runAt)
+      if (Math.abs((at ?? Date.now()) + delayMillis) > lastMoment) {
+        return yield* new OptionError({
+          option: runAt === undefined ? "delay" : "runAt",
+          issue: "expected a moment before the year 275760"
+        })
+      }
       return {
         job: job.name,
         queue,

@@ -14,6 +14,17 @@ export const storable = (text: string): string =>
     // halves of surrogate pairs, one of which the cut may have made
     .replace(/[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]/g, "\uFFFD")
 
+/** The user's redaction, which may throw, and texts that a database can store. */
+export const redactedBy =
+  (redact: (text: string) => string) =>
+  (text: string): string => {
+    try {
+      return storable(redact(text))
+    } catch {
+      return "What it failed with cannot be told"
+    }
+  }
+
 /** Path and expected type of the first problem. A ParseError's own message contains the value, even a redacted one. */
 export const describeParseError = (error: ParseResult.ParseError): string => {
   const issue = ParseResult.ArrayFormatter.formatErrorSync(error)[0]

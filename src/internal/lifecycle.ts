@@ -63,6 +63,10 @@ export interface Settlement {
   readonly successor: { readonly runAt: number; readonly successCount: number } | null
 }
 
+/** What the tables' integers can count to; nothing comes near it, unless somebody has written it there. */
+export const largestCount = 2 ** 31 - 1
+const count = (before: number, another: boolean) => Math.min(before + (another ? 1 : 0), largestCount)
+
 const within = (count: number, limit: number | null) => limit === null || count <= limit
 
 /** Whether a claimed run may start: its crashes, and the timeouts others saw, must be within their budgets. */
@@ -94,8 +98,8 @@ export const settle = (run: Attempted, outcome: Outcome, facts: Facts): Settleme
   }
   const follow = (successCount: number) =>
     chainGoesOn(run, successCount) && facts.nextRunAt !== null ? { runAt: facts.nextRunAt, successCount } : null
-  const errors = run.errors + (outcome._tag === "Errored" ? 1 : 0)
-  const timeouts = run.timeouts + (outcome._tag === "TimedOut" ? 1 : 0)
+  const errors = count(run.errors, outcome._tag === "Errored")
+  const timeouts = count(run.timeouts, outcome._tag === "TimedOut")
 
   switch (outcome._tag) {
     case "Released":
@@ -103,7 +107,7 @@ export const settle = (run: Attempted, outcome: Outcome, facts: Facts): Settleme
     case "Cancelled":
       return { ...unchanged, state: State.cancelled }
     case "Succeeded": {
-      const successCount = run.successCount + 1
+      const successCount = count(run.successCount, true)
       return {
         ...unchanged,
         state: State.succeeded,

@@ -9,6 +9,7 @@ import * as ScheduleIntervals from "effect/ScheduleIntervals"
 import type { RunPolicy } from "../Job.js"
 import type { Settings } from "../Jobsd.js"
 import { OptionError, SettingsError } from "../JobsdError.js"
+import { lastMoment } from "./moment.js"
 
 /** A policy in the units of the table: `null` is "no limit". */
 export interface Policy {
@@ -107,7 +108,7 @@ export const mergePolicy = (
   const pick = <K extends Exclude<keyof RunPolicy, "backoff">>(key: K): NonNullable<RunPolicy[K]> =>
     policies.reduce<NonNullable<RunPolicy[K]>>((found, policy) => policy[key] ?? found, defaults[key] as NonNullable<RunPolicy[K]>)
   const timeoutMillis = millis(pick("timeout"))
-  if (timeoutMillis === undefined || timeoutMillis === 0) {
+  if (timeoutMillis === undefined || timeoutMillis === 0 || (timeoutMillis !== null && timeoutMillis > lastMoment)) {
     return Either.left({ option: "timeout", issue: "expected a duration of at least 1 millisecond, or Infinity" })
   }
   const limits = (["retriesOnError", "retriesOnTimeout", "retriesOnCrash"] as const).map((key) => [key, limit(pick(key))] as const)
@@ -158,7 +159,11 @@ export const replay = (backoff: Schedule.Schedule<unknown, unknown>, steps: numb
 export const storedBackoff = (text: string): Backoff | null => {
   try {
     const { delays, ends } = JSON.parse(text)
-    return Array.isArray(delays) && delays.every(Number.isFinite) ? { delays, ends: ends === true } : null
+    return Array.isArray(delays) &&
+      delays.length <= backoffSteps &&
+      delays.every((delay) => Number.isInteger(delay) && delay >= 0 && delay <= maxDelay)
+      ? { delays, ends: ends === true }
+      : null
   } catch {
     return null
   }

@@ -1,8 +1,8 @@
 /** What a handler is told of its run. Moments are made when they are asked for: most handlers ask for none, and five cost 2 us. */
-import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import type { InstanceId } from "../../Instance.js"
 import type { RunInfo } from "../../Run.js"
+import { momentOf } from "../moment.js"
 import { attemptOf, type ClaimedRun } from "../storage/runRow.js"
 
 const unlimited = (limit: number | null) => limit ?? Number.POSITIVE_INFINITY
@@ -45,10 +45,10 @@ export class Info<Payload> implements RunInfo<Payload> {
     return this.#run.occurrence
   }
   get runAt() {
-    return DateTime.unsafeMake(this.#run.runAt)
+    return momentOf(this.#run.runAt)
   }
   get startedAt() {
-    return DateTime.unsafeMake(this.#startedAt)
+    return momentOf(this.#startedAt)
   }
   get successCount() {
     return this.#run.successCount
@@ -62,7 +62,7 @@ export class Info<Payload> implements RunInfo<Payload> {
   }
   get timeoutAt() {
     const { timeoutMillis } = this.#run
-    return timeoutMillis === null ? null : DateTime.unsafeMake(this.#startedAt + timeoutMillis)
+    return timeoutMillis === null ? null : momentOf(this.#startedAt + timeoutMillis)
   }
   get retriesOnErrorCount() {
     return this.#run.errors
@@ -83,7 +83,7 @@ export class Info<Payload> implements RunInfo<Payload> {
     return unlimited(this.#run.maxCrashes)
   }
   get createdAt() {
-    return DateTime.unsafeMake(this.#run.createdAt)
+    return momentOf(this.#run.createdAt)
   }
   get createdBy() {
     return this.#run.createdBy

@@ -9,7 +9,7 @@ import * as Runtime from "effect/Runtime"
 import * as Scope from "effect/Scope"
 import type { InstanceId } from "../../Instance.js"
 import type { Job } from "../../Job.js"
-import { errorText, storable } from "../failureText.js"
+import { errorText, redactedBy } from "../failureText.js"
 import { budgetLeft, type Outcome } from "../lifecycle.js"
 import type { Resolved } from "../settings.js"
 import type { ClaimedRun } from "../storage/runRow.js"
@@ -71,9 +71,9 @@ export const make = (options: {
   for (const [name, handled] of jobs) attempts.set(name, compile(handled, settings.payloadLimit))
 
   const runInfo = (run: ClaimedRun, startedAt: number) => (payload: unknown) => new Info(run, payload, startedAt, instanceId)
-  const redacted = (error: string) => storable(settings.redact(error))
+  const redacted = redactedBy(settings.redact)
 
-  // errors and `redact` are user code: whatever they do, the attempt ends, and its worker is free
+  // errors are user code: whatever they do when they are looked at, the attempt ends, and its worker is free
   const failureOutcome = (cause: Cause.Cause<unknown>, job: Job.Any): Outcome => {
     try {
       return failureOf(cause, job)

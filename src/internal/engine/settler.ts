@@ -1,11 +1,11 @@
 /** Outcomes -> facts -> table, in groups: whatever waits goes in one statement, at once when idle, many together under load. */
-import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
 import type { RunPolicy } from "../../Job.js"
 import type { JobSchedule } from "../../JobSchedule.js"
 import { ScheduleError, type StorageError } from "../../JobsdError.js"
 import type { RunId } from "../../Run.js"
+import { errorText, redactedBy } from "../failureText.js"
 import {
   type Facts,
   isWaiting,
@@ -17,6 +17,7 @@ import {
   wantsRetry,
   wantsSuccessor
 } from "../lifecycle.js"
+import { momentOf } from "../moment.js"
 import { delayAfter, type Resolved, replay, storedBackoff } from "../settings.js"
 import type { ClaimedRun } from "../storage/runRow.js"
 import type { RunStore, Settled as StoredSettled } from "../storage/runStore.js"
@@ -69,6 +70,7 @@ export const make = (options: {
   Effect.gen(function* () {
     const { counts, policies, schedules, settings, store } = options
     const { loop, wake } = yield* makeWake
+    const redacted = redactedBy(settings.redact)
     const waiting: Array<Ended> = []
     /** the fence under which a run's outcome waits: it can be claimed again before the answer to its settlement is here */
     const unsettled = new Map<string, number>()
@@ -84,7 +86,13 @@ export const make = (options: {
         // a Schedule is user code: if it throws, this run's retries end, and nobody else's
         Effect.catchAllCause((cause) =>
           Effect.as(
-            Effect.annotateLogs(Effect.logError("the backoff failed; the run is not tried again", cause), { job: run.job, runId: run.id }),
+            Effect.annotateLogs(
+              Effect.logError(`the backoff failed; the run is not tried again: ${redacted(errorText(cause, undefined))}`),
+              {
+                job: run.job,
+                runId: run.id
+              }
+            ),
             null
           )
         )
@@ -93,13 +101,14 @@ export const make = (options: {
     const nextRunAt = ({ endedAt, outcome, run }: Ended): Effect.Effect<number | null> => {
       const schedule = run.schedule === null ? undefined : schedules.get(run.schedule)
       if (schedule === undefined || !wantsSuccessor(run, outcome)) return Effect.succeed(null)
-      const next = nextMoment((after) => schedule.next(DateTime.unsafeMake(after)).epochMillis, run.runAt, endedAt)
+      const next = nextMoment((after) => schedule.next(momentOf(after)).epochMillis, run.runAt, endedAt)
       return typeof next === "number"
         ? Effect.succeed(next)
         : Effect.as(
-            Effect.logError("a chain of runs has ended", new ScheduleError({ schedule: schedule.name, issue: next })).pipe(
-              Effect.annotateLogs({ job: run.job, runId: run.id })
-            ),
+            Effect.logError(
+              "a chain of runs has ended",
+              new ScheduleError({ schedule: schedule.name, issue: redacted(next) })
+            ).pipe(Effect.annotateLogs({ job: run.job, runId: run.id })),
             null
           )
     }

@@ -66,6 +66,8 @@ export interface Dialect {
   readonly returning: boolean
   /** whether a WITH may write, so that two statements travel as one */
   readonly writesInWith: boolean
+  /** at the end of an INSERT ... SELECT: what is there already stays as it is; needs a column of the table's */
+  readonly orKeep: (table: string, column: string) => string
   /** what makes the planner use the index of claims, after the table's name */
   readonly useClaimIndex: (tables: Tables) => string
   /** `FOR UPDATE SKIP LOCKED`, where there are row locks */

@@ -6,7 +6,7 @@ import type { StorageError } from "../../JobsdError.js"
 import type { RunId } from "../../Run.js"
 import { State } from "../lifecycle.js"
 import type { Database, Row } from "./database.js"
-import { number, string } from "./runRow.js"
+import { number, storedNames, string } from "./runRow.js"
 
 /** How an instance is in the table. */
 export const InstanceState = { alive: 0, draining: 1, stopped: 2, dead: 3 } as const
@@ -56,8 +56,8 @@ const instance = (row: Row): Instance => ({
   host: string(row.host),
   pid: number(row.pid),
   status: statuses[number(row.state)]!,
-  jobs: JSON.parse(string(row.jobs)),
-  schedules: JSON.parse(string(row.schedules)),
+  jobs: storedNames(row.jobs),
+  schedules: storedNames(row.schedules),
   queues: JSON.parse(string(row.queues)),
   startedAt: DateTime.unsafeMake(number(row.started_at)),
   lastSeenAt: DateTime.unsafeMake(number(row.seen_at)),

@@ -1,9 +1,10 @@
 /** Row <-> run: the one place where bigint, string and number meet, and where a state's number gets its name. */
-import * as DateTime from "effect/DateTime"
+import type * as DateTime from "effect/DateTime"
 import type { InstanceId } from "../../Instance.js"
 import type { RunId, RunState, RunStatus } from "../../Run.js"
 import { parse } from "../json.js"
-import type { Attempted } from "../lifecycle.js"
+import { type Attempted, largestCount } from "../lifecycle.js"
+import { momentOf } from "../moment.js"
 import type { Row } from "./database.js"
 import type { Dialect } from "./dialect.js"
 
@@ -12,6 +13,16 @@ export const number = (value: unknown): number => Number(value)
 export const numberOrNull = (value: unknown): number | null => (value === null || value === undefined ? null : Number(value))
 export const string = (value: unknown): string => String(value)
 export const stringOrNull = (value: unknown): string | null => (value === null || value === undefined ? null : String(value))
+
+/** The names in a JSON array of the table's; none if that is not what is there. */
+export const storedNames = (value: unknown): ReadonlyArray<string> => {
+  try {
+    const names = parse(string(value))
+    return Array.isArray(names) ? names.filter((name) => typeof name === "string") : []
+  } catch {
+    return []
+  }
+}
 
 /** A run as a claim returns it: all that running and settling it needs. Times are epoch milliseconds of the database. */
 export interface ClaimedRun extends Attempted {
@@ -126,7 +137,8 @@ export const claimedRun = (row: Row): ClaimedRun => {
 }
 
 /** Which try it is, from 1. */
-export const attemptOf = (run: Pick<Attempted, "errors" | "timeouts" | "crashes">): number => run.errors + run.timeouts + run.crashes + 1
+export const attemptOf = (run: Pick<Attempted, "errors" | "timeouts" | "crashes">): number =>
+  Math.min(run.errors + run.timeouts + run.crashes + 1, largestCount)
 
 export const stateColumns = [
   "id",
@@ -156,7 +168,7 @@ export const stateColumns = [
 const statuses: ReadonlyArray<RunStatus> = ["ready", "running", "succeeded", "failed", "cancelled", "parked", "ready"]
 
 // rows that were written by hand must not break whoever reads them
-const moment = (value: unknown): DateTime.Utc => DateTime.unsafeMake(Number.isFinite(number(value)) ? number(value) : 0)
+const moment = (value: unknown): DateTime.Utc => momentOf(number(value))
 const parsedOr = (text: string): unknown => {
   try {
     return parse(text)

@@ -68,6 +68,7 @@ export const mysql: Dialect = {
   limit: (rows) => `LIMIT ${rows}`,
   returning: false,
   writesInWith: false,
+  orKeep: (table, column) => `ON DUPLICATE KEY UPDATE ${column} = ${table}.${column}`,
   useClaimIndex: ({ runs }) => `FORCE INDEX (${runs}_claim)`,
   skipLocked: "FOR UPDATE SKIP LOCKED",
   forUpdate: "FOR UPDATE",

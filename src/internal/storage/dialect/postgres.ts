@@ -60,6 +60,7 @@ export const postgres: Dialect = {
   limit: (rows) => `LIMIT ${rows}`,
   returning: true,
   writesInWith: true,
+  orKeep: () => "ON CONFLICT DO NOTHING",
   useClaimIndex: () => "",
   skipLocked: "FOR UPDATE SKIP LOCKED",
   forUpdate: "FOR UPDATE",

@@ -44,6 +44,7 @@ export const sqlite: Dialect = {
   limit: (rows) => `LIMIT ${rows}`,
   returning: true,
   writesInWith: false,
+  orKeep: () => "ON CONFLICT DO NOTHING",
   useClaimIndex: () => "",
   skipLocked: "",
   forUpdate: "",

@@ -2,10 +2,11 @@
 import * as Effect from "effect/Effect"
 import type { StorageError } from "../../../JobsdError.js"
 import { State } from "../../lifecycle.js"
+import { lastMoment } from "../../moment.js"
 import { once, type Session } from "../database.js"
 import { type ClaimedRun, claimColumns, claimedRun, number } from "../runRow.js"
 import type { Statement } from "../statement.js"
-import { type Asker, knownCondition, valuesOf } from "./context.js"
+import { type Asker, knownCondition, risen, valuesOf } from "./context.js"
 
 /** Milliseconds until the next run is due; not positive: it is due; infinite: nothing waits. */
 export interface Waits {
@@ -39,8 +40,8 @@ export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queue
 
   const claimSql = {
     known: known.sql,
-    set: `state = ${State.running}, fence = r.fence + 1, owner = :me, claim_token = :token, claimed_at = ${now},
-      deadline_at = ${now} + r.timeout_ms + ${dialect.big(":lease")}`,
+    set: `state = ${State.running}, fence = ${risen("r.fence")}, owner = :me, claim_token = :token, claimed_at = ${now},
+      deadline_at = CASE WHEN r.timeout_ms < ${lastMoment} THEN ${now} + r.timeout_ms + ${dialect.big(":lease")} END`,
     alive: `EXISTS (SELECT 1 FROM ${instances} i WHERE i.id = :me AND i.state = 0 AND i.lease_until >= ${now})`,
     columns: claimColumns(dialect)
   }

@@ -38,6 +38,10 @@ export const placeholders = (prefix: string, names: ReadonlyArray<string>): stri
 export const valuesOf = (prefix: string, names: ReadonlyArray<string>): Values =>
   Object.fromEntries(names.map((name, i) => [`${prefix}${i}`, name]))
 
+/** A count or a fence and one more. A row written by hand may stand at the end of its type, where one more fails the whole statement. */
+export const counted = (column: string): string => `CASE WHEN ${column} < 2147483647 THEN ${column} + 1 ELSE ${column} END`
+export const risen = (fence: string): string => `CASE WHEN ${fence} < ${Number.MAX_SAFE_INTEGER} THEN ${fence} + 1 ELSE 1 END`
+
 /** What an instance knows, as a condition with its parameters. */
 export const knownCondition = (known: Known): { readonly sql: string; readonly values: Values } => {
   const schedules = known.schedules.length === 0 ? "" : ` OR schedule IN (${placeholders("schedule", known.schedules)})`

@@ -5,7 +5,7 @@ import type { RunId } from "../../../Run.js"
 import { State } from "../../lifecycle.js"
 import type { ColumnType } from "../dialect.js"
 import { instancesKeptMillis } from "../instanceStore.js"
-import { number, string } from "../runRow.js"
+import { number, storedNames, string } from "../runRow.js"
 import { type Asker, idColumns, json, knownCondition, valuesOf } from "./context.js"
 
 /** How long finished runs are kept, in milliseconds; null: for ever. */
@@ -85,7 +85,7 @@ export const make = ({ database, known: jobsAndSchedules, queues }: Asker): Hous
           cancelled: kept.cancelled ?? never
         })
       )
-      const all = (column: "jobs" | "schedules") => living.flatMap((row) => JSON.parse(string(row[column])) as ReadonlyArray<string>)
+      const all = (column: "jobs" | "schedules") => living.flatMap((row) => storedNames(row[column]))
       const unknown = yield* database.read("look for unknown runs", (session) =>
         session.rows(selectUnknown, { ...queueValues, jobs: names(all("jobs")), schedules: names(all("schedules")) })
       )

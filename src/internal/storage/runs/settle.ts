@@ -7,7 +7,7 @@ import { type Settlement, State } from "../../lifecycle.js"
 import type { Row, Session } from "../database.js"
 import type { ColumnType } from "../dialect.js"
 import { attemptOf, type ClaimedRun, string } from "../runRow.js"
-import { type Asker, attemptColumns, json, orAbsent } from "./context.js"
+import { type Asker, attemptColumns, counted, json, orAbsent, risen } from "./context.js"
 
 /** A settled attempt: whose it is, what to write, and the id of what follows. */
 export interface Settled {
@@ -121,7 +121,8 @@ export const make = ({ database, me }: Asker): Settle => {
   const insertAttempts = statement(`
     INSERT INTO ${attempts} (run_id, fence, attempt, started_at, ended_at, instance, outcome, error)
     SELECT d.run_id, d.fence, d.attempt, d.started_at, ${now}, ${dialect.id(":me")}, d.outcome, d.error
-    FROM ${dialect.rows(":rows", attemptColumns)}`)
+    FROM ${dialect.rows(":rows", attemptColumns)}
+    WHERE 1 = 1 ${dialect.orKeep(attempts, "run_id")}`)
 
   const forgetAttempts = statement(`DELETE FROM ${attempts} WHERE run_id = :id AND attempt <= :attempt`)
 
@@ -225,7 +226,7 @@ export const make = ({ database, me }: Asker): Settle => {
         unique_key: "NULL",
         owner: "NULL",
         deadline_at: "NULL",
-        success_count: "r.success_count + 1",
+        success_count: counted("r.success_count"),
         error: "NULL",
         started_at: startedAt,
         started_by: dialect.id(":me")
@@ -272,7 +273,7 @@ export const make = ({ database, me }: Asker): Settle => {
 
   const releaseIfUnknown = statement(`
     UPDATE ${runs}
-    SET state = CASE WHEN crashes > 0 THEN ${State.suspect} ELSE ${State.ready} END, fence = fence + 1, owner = NULL, deadline_at = NULL
+    SET state = CASE WHEN crashes > 0 THEN ${State.suspect} ELSE ${State.ready} END, fence = ${risen("fence")}, owner = NULL, deadline_at = NULL
     WHERE id = :id AND fence = :fence AND owner = :me AND state = ${State.running}`)
 
   return {

@@ -3,9 +3,9 @@ import * as Effect from "effect/Effect"
 import type { StorageError } from "../../../JobsdError.js"
 import { State } from "../../lifecycle.js"
 import type { ColumnType } from "../dialect.js"
-import { number, numberOrNull, string, stringOrNull } from "../runRow.js"
+import { attemptOf, number, numberOrNull, string, stringOrNull } from "../runRow.js"
 import type { Statement } from "../statement.js"
-import { type Asker, attemptColumns, json, orAbsent } from "./context.js"
+import { type Asker, attemptColumns, counted, json, orAbsent, risen } from "./context.js"
 
 export interface Sweep {
   /**
@@ -60,8 +60,8 @@ export const make = ({ database }: Asker): Sweep => {
           finished_at: `CASE WHEN r.cancel_at IS NULL THEN NULL ELSE ${now} END`,
           unique_key: "CASE WHEN r.cancel_at IS NULL THEN r.unique_key ELSE NULL END",
           run_at: now,
-          fence: "r.fence + 1",
-          [counter]: `r.${counter} + 1`,
+          fence: risen("r.fence"),
+          [counter]: counted(`r.${counter}`),
           started_at: "d.claimed_at",
           started_by: "d.owner",
           owner: "NULL",
@@ -78,7 +78,8 @@ export const make = ({ database }: Asker): Sweep => {
   const insertSweptAttempts = statement(`
     INSERT INTO ${attempts} (run_id, fence, attempt, started_at, ended_at, instance, outcome, error)
     SELECT d.run_id, d.fence, d.attempt, d.started_at, ${now}, d.instance, d.outcome, d.error
-    FROM ${dialect.rows(":rows", sweepAttemptColumns)}`)
+    FROM ${dialect.rows(":rows", sweepAttemptColumns)}
+    WHERE 1 = 1 ${dialect.orKeep(attempts, "run_id")}`)
 
   const rescue = (lock: Statement, back: Statement, outcome: "crash" | "timeout", lease: number) =>
     database.transact("rescue runs", (session) =>
@@ -90,7 +91,7 @@ export const make = ({ database }: Asker): Sweep => {
             troubled.map((row) => ({
               run_id: string(row.id),
               fence: number(row.fence),
-              attempt: number(row.errors) + number(row.timeouts) + number(row.crashes) + 1,
+              attempt: attemptOf({ errors: number(row.errors), timeouts: number(row.timeouts), crashes: number(row.crashes) }),
               started_at: orAbsent(numberOrNull(row.claimed_at)),
               instance: orAbsent(stringOrNull(row.owner)),
               outcome,
