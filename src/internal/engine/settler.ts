@@ -20,7 +20,7 @@ import {
 import { momentOf } from "../moment.js"
 import { delayAfter, type Resolved, replay, storedBackoff } from "../settings.js"
 import type { ClaimedRun } from "../storage/runRow.js"
-import type { RunStore, Settled as StoredSettled } from "../storage/runStore.js"
+import { claimKey, type RunStore, type Settled as StoredSettled } from "../storage/runStore.js"
 import { metrics } from "../telemetry.js"
 import { uuidv7 } from "../uuid.js"
 import type { Counts } from "./counts.js"
@@ -105,10 +105,9 @@ export const make = (options: {
       return typeof next === "number"
         ? Effect.succeed(next)
         : Effect.as(
-            Effect.logError(
-              "a chain of runs has ended",
-              new ScheduleError({ schedule: schedule.name, issue: redacted(next) })
-            ).pipe(Effect.annotateLogs({ job: run.job, runId: run.id })),
+            Effect.logError("a chain of runs has ended", new ScheduleError({ schedule: schedule.name, issue: redacted(next) })).pipe(
+              Effect.annotateLogs({ job: run.job, runId: run.id })
+            ),
             null
           )
     }
@@ -146,7 +145,7 @@ export const make = (options: {
         const recorded = yield* write(group)
         const told = new Map<string, number>()
         for (const { outcome, run, settlement } of group) {
-          if (recorded.has(run.id)) {
+          if (recorded.has(claimKey(run))) {
             counts.settled(outcome, settlement)
             if (outcome._tag === "Released") options.released(run.queue)
             const key = `${run.job}\n${outcomeName(settlement, outcome)}`

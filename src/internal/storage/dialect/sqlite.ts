@@ -75,7 +75,7 @@ export const sqlite: Dialect = {
   currentRead: "",
   skipLockedRuns: "",
   updateFrom: ({ on, rows, set, table, where }) =>
-    `UPDATE ${table} AS r SET ${assignments(set)} FROM ${rows} WHERE ${on} AND ${where} RETURNING id`,
+    `UPDATE ${table} AS r SET ${assignments(set)} FROM ${rows} WHERE ${on} AND ${where} RETURNING id, fence`,
   updatePairs: ({ set, table, where }) =>
     `UPDATE ${table} AS r SET ${assignments(set("d.value"))} FROM ${pairsFrom()} WHERE r.id = d.id AND ${where}`,
   updateLimited: ({ limit, set, table, where }) =>

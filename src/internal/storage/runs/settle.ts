@@ -6,7 +6,7 @@ import type { RunId } from "../../../Run.js"
 import { type Settlement, State } from "../../lifecycle.js"
 import type { Row, Session } from "../database.js"
 import type { ColumnType } from "../dialect.js"
-import { attemptOf, type ClaimedRun, string } from "../runRow.js"
+import { attemptOf, type ClaimedRun, number, string } from "../runRow.js"
 import { type Asker, attemptColumns, counted, json, orAbsent, risen } from "./context.js"
 
 /** A settled attempt: whose it is, what to write, and the id of what follows. */
@@ -19,11 +19,17 @@ export interface Settled {
 }
 
 export interface Settle {
-  /** writes what is still ours; returns the ids that are recorded, by this write or by an earlier one whose answer was lost */
+  /**
+   * Writes what is still ours; returns the claims (`claimKey`) whose outcome is recorded, by this write or by an earlier one whose
+   * answer was lost. A group may have two claims of one run, of which one has been taken back.
+   */
   readonly settleOurs: (group: ReadonlyArray<Settled>) => Effect.Effect<ReadonlySet<string>, StorageError>
   /** gives back a run that we own but do not know, uncounted */
   readonly releaseUnknown: (id: RunId, fence: number) => Effect.Effect<boolean, StorageError>
 }
+
+/** One claim of a run, for its outcome alone: the run may have been taken back, and claimed again. */
+export const claimKey = ({ fence, id }: Pick<ClaimedRun, "id" | "fence">): string => `${id} ${fence}`
 
 /** How many earlier attempts of a run are kept. */
 const attemptsKept = 20
@@ -77,7 +83,7 @@ export const make = ({ database, me }: Asker): Settle => {
 
   const waits = `d.state IN (${State.ready}, ${State.suspect})`
   const goesOn = `(${waits} AND r.cancel_at IS NULL)`
-  const guard = `r.fence = d.fence AND r.claim_token = d.token AND r.state = ${State.running}`
+  const guard = `r.fence = d.fence AND r.claim_token = d.token AND ${dialect.hidden("r.state")} = ${State.running}`
   const settleIfOurs = statement(
     dialect.updateFrom({
       table: runs,
@@ -104,7 +110,7 @@ export const make = ({ database, me }: Asker): Settle => {
     })
   )
   const lockOurs = statement(`
-    SELECT r.id FROM ${runs} r
+    SELECT r.id, r.fence FROM ${runs} r
     JOIN ${dialect.rows(":rows", settledColumns)} ON r.id = d.run_id
     WHERE ${guard}
     ${dialect.forUpdate}`)
@@ -144,13 +150,14 @@ export const make = ({ database, me }: Asker): Settle => {
       }))
     )
 
-  const ids = (rows: ReadonlyArray<Row>): ReadonlySet<string> => new Set(rows.map((row) => string(row.id)))
+  const claimsOf = (rows: ReadonlyArray<Row>): ReadonlySet<string> =>
+    new Set(rows.map((row) => claimKey({ id: string(row.id) as RunId, fence: number(row.fence) })))
 
   const writeOurs = (session: Session, group: ReadonlyArray<Settled>): Effect.Effect<ReadonlySet<string>, SqlError> => {
     const rows = settledRows(group)
     return dialect.returning
-      ? Effect.map(session.rows(settleIfOurs, { rows, me }), ids)
-      : Effect.flatMap(Effect.map(session.rows(lockOurs, { rows }), ids), (ours) =>
+      ? Effect.map(session.rows(settleIfOurs, { rows, me }), claimsOf)
+      : Effect.flatMap(Effect.map(session.rows(lockOurs, { rows }), claimsOf), (ours) =>
           Effect.as(session.affected(settleIfOurs, { rows, me }), ours)
         )
   }
@@ -163,7 +170,7 @@ export const make = ({ database, me }: Asker): Settle => {
     return database.transact("settle runs", (session) =>
       Effect.gen(function* () {
         const ours = yield* writeOurs(session, group)
-        const mine = group.filter(({ run }) => ours.has(run.id))
+        const mine = group.filter(({ run }) => ours.has(claimKey(run)))
         const followed = mine.filter(({ settlement }) => settlement.successor !== null)
         if (followed.length > 0) {
           yield* session.affected(insertSuccessors, {
@@ -205,14 +212,14 @@ export const make = ({ database, me }: Asker): Settle => {
   }
 
   const selectSettled = statement(`
-    SELECT r.id FROM ${runs} r
+    SELECT r.id, r.fence FROM ${runs} r
     JOIN ${dialect.rows(":rows", settledColumns)} ON r.id = d.run_id
     WHERE r.fence = d.fence AND r.claim_token = d.token AND r.state <> ${State.running}`)
 
   const settledBefore = (group: ReadonlyArray<Settled>): Effect.Effect<ReadonlySet<string>, StorageError> =>
     Effect.map(
       database.read("look for settled runs", (session) => session.rows(selectSettled, { rows: settledRows(group) })),
-      ids
+      claimsOf
     )
 
   // what nearly all runs come to, said with an id and a moment each: the rest is the same for all runs of a claim
@@ -239,7 +246,7 @@ export const make = ({ database, me }: Asker): Settle => {
     const pairs = dialect.pairs.values(group.map(({ run, startedAt }) => [run.id, startedAt!]))
     return Effect.flatMap(
       database.write("settle runs", (session) => session.affected(settleSucceeded, Object.assign(pairs, { me, fence, token }))),
-      (affected) => (affected === group.length ? Effect.succeed(new Set(group.map(({ run }) => run.id as string))) : settledBefore(group))
+      (affected) => (affected === group.length ? Effect.succeed(new Set(group.map(({ run }) => claimKey(run)))) : settledBefore(group))
     )
   }
 
@@ -263,7 +270,7 @@ export const make = ({ database, me }: Asker): Settle => {
     if (others.length > 0) {
       writes.push(
         Effect.flatMap(settleAny(others), (ours) => {
-          const missing = others.filter(({ run }) => !ours.has(run.id))
+          const missing = others.filter(({ run }) => !ours.has(claimKey(run)))
           return missing.length === 0 ? Effect.succeed(ours) : Effect.map(settledBefore(missing), (before) => new Set([...ours, ...before]))
         })
       )

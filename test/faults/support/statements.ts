@@ -1,0 +1,70 @@
+/** What a statement of the library is for, told from its text alone: every statement it sends is a point where a fault can strike. */
+
+export type Kind =
+  | "begin"
+  | "commit"
+  | "rollback"
+  | "claim"
+  | "claim read" // MySQL: what the claim has marked
+  | "look" // what is due, and when the next one is
+  | "settle lock"
+  | "settle"
+  | "settle check" // what an unacknowledged settlement did
+  | "successor"
+  | "attempt"
+  | "create"
+  | "cancel"
+  | "request cancel"
+  | "release"
+  | "register"
+  | "heartbeat"
+  | "reconcile"
+  | "drain"
+  | "stop"
+  | "sweep look"
+  | "declare dead"
+  | "sweep lock"
+  | "put back"
+  | "migration lock"
+  | "migration step"
+  | "migration record"
+  | "other"
+
+const runs = "\\w+_runs"
+const instances = "\\w+_instances"
+
+// in this order: the first that fits
+const signs: ReadonlyArray<readonly [Kind, RegExp]> = [
+  ["begin", /^\s*(BEGIN|START TRANSACTION)/i],
+  ["commit", /^\s*COMMIT/i],
+  ["rollback", /^\s*ROLLBACK/i],
+  ["migration lock", /GET_LOCK\(|pg_advisory_xact_lock/],
+  ["migration record", /INSERT INTO \w+_migrations/],
+  ["migration step", /^\s*(CREATE|ALTER)\b/],
+  ["successor", new RegExp(`INSERT INTO ${runs} .*occurrence \\+ 1`)],
+  ["create", new RegExp(`INSERT INTO ${runs} `)],
+  ["attempt", /INSERT INTO \w+_attempts/],
+  ["register", new RegExp(`INSERT INTO ${instances}`)],
+  ["claim", new RegExp(`UPDATE ${runs}.* fence = r\\.fence \\+ 1, owner = `)],
+  ["put back", new RegExp(`UPDATE ${runs} .*(crashes|timeouts) = r\\.(crashes|timeouts) \\+ 1`)],
+  ["release", new RegExp(`UPDATE ${runs} .*fence = (r\\.)?fence \\+ 1, owner = NULL`)],
+  ["settle", new RegExp(`UPDATE ${runs} .*claim_token = `)],
+  ["request cancel", new RegExp(`UPDATE ${runs} .*cancel_at = COALESCE`)],
+  ["cancel", new RegExp(`UPDATE ${runs} SET state = 4`)],
+  ["heartbeat", new RegExp(`UPDATE ${instances} SET lease_until`)],
+  ["declare dead", new RegExp(`UPDATE ${instances} (AS i )?SET state = 3`)],
+  ["drain", new RegExp(`UPDATE ${instances} SET state = 1`)],
+  ["stop", new RegExp(`UPDATE ${instances} SET state = 2`)],
+  ["sweep look", /\) AS expired/],
+  ["sweep lock", new RegExp(`SELECT r\\.id, r\\.fence, r\\.errors.* FROM ${runs}`)],
+  ["settle check", new RegExp(`SELECT r\\.id.* FROM ${runs} r .*r\\.state <> 1`)],
+  ["settle lock", new RegExp(`SELECT r\\.id FROM ${runs} r .*claim_token = d\\.token`)],
+  ["reconcile", new RegExp(`SELECT id, fence, claim_token.* FROM ${runs} WHERE owner = `)],
+  ["claim read", new RegExp(`SELECT .* FROM ${runs} WHERE owner = .* claim_token = `)],
+  ["look", /- .* AS wait FROM/]
+]
+
+export const kindOf = (text: string): Kind => {
+  const line = text.replace(/\s+/g, " ")
+  return signs.find(([, sign]) => sign.test(line))?.[0] ?? "other"
+}

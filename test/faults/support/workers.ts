@@ -1,0 +1,170 @@
+/** The processes of a fault test, from the outside: started, listened to, frozen and killed. */
+import { type ChildProcess, spawn } from "node:child_process"
+import { mkdirSync } from "node:fs"
+import { fileURLToPath } from "node:url"
+import { Effect, type Scope } from "effect"
+import { build } from "esbuild"
+import { eventually } from "../../support/world.js"
+import type { Execution, Freeze } from "./checker.js"
+import type { Said, WorkerOptions } from "./worker.js"
+
+export interface Worker {
+  readonly pid: number
+  readonly said: ReadonlyArray<Said>
+  /** ids of the runs whose handler started, or ended, here */
+  readonly runs: (word: "start" | "end" | "interrupted") => ReadonlyArray<string>
+  /** runs whose handler has started here and has not ended */
+  readonly atWork: () => ReadonlyArray<string>
+  readonly logged: (text: string) => number
+  /** settlements that were too late, by its metric */
+  readonly stale: () => number
+  readonly kill: (signal: "SIGKILL" | "SIGTERM") => void
+  readonly freeze: () => void
+  readonly thaw: () => void
+  readonly hasExited: () => boolean
+  /** waits for the end of the process; its exit code, or the signal that killed it */
+  readonly exited: Effect.Effect<number | string>
+  /** how late its timers were, in milliseconds */
+  readonly lags: () => ReadonlyArray<number>
+  /** what the checker is told about this process */
+  readonly executions: () => ReadonlyArray<Execution>
+  /** when it was stopped, and when its event loop stood still for half a second */
+  readonly freezes: () => ReadonlyArray<Freeze>
+}
+
+const root = new URL("../../../", import.meta.url)
+
+// one file starts five times as fast as a tree of modules compiled on the way
+const bundle = (() => {
+  let built: Promise<string> | undefined
+  return () => {
+    built ??= (async () => {
+      // inside node_modules, where the native driver is found
+      const directory = fileURLToPath(new URL("node_modules/.cache/jobsd-faults/", root))
+      mkdirSync(directory, { recursive: true })
+      const outfile = `${directory}worker-${process.pid}.mjs`
+      await build({
+        entryPoints: [fileURLToPath(new URL("worker.ts", import.meta.url))],
+        outfile,
+        bundle: true,
+        platform: "node",
+        format: "esm",
+        external: ["better-sqlite3"],
+        logLevel: "error",
+        banner: { js: `import { createRequire } from "node:module"; const require = createRequire(import.meta.url);` }
+      })
+      return outfile
+    })()
+    return built
+  }
+})()
+
+const quick = {
+  workers: 4,
+  leaseMillis: 3000,
+  sweepMillis: 500,
+  pollMillis: 200,
+  shutdownMillis: 5000,
+  connections: 3,
+  faults: [],
+  hurries: false,
+  migrateOnly: false
+}
+
+export type Options = Partial<WorkerOptions> & Pick<WorkerOptions, "url" | "prefix">
+
+/** Starts a process, without waiting for it to be ready. It is killed at the latest when the scope closes. */
+export const spawnWorker = (options: Options, nodeOptions: ReadonlyArray<string> = []): Effect.Effect<Worker, never, Scope.Scope> =>
+  Effect.gen(function* () {
+    const script = yield* Effect.promise(bundle)
+    const said: Array<Said> = []
+    const freezes: Array<{ readonly from: number; until: number }> = []
+    let endedAt = Number.POSITIVE_INFINITY
+    let closed = false
+    let errors = ""
+    const child: ChildProcess = yield* Effect.acquireRelease(
+      Effect.sync(() =>
+        spawn(process.execPath, [...nodeOptions, script, JSON.stringify({ ...quick, ...options })], { stdio: ["ignore", "pipe", "pipe"] })
+      ),
+      (child) => Effect.sync(() => child.kill("SIGKILL"))
+    )
+    let rest = ""
+    child.stdout?.on("data", (data: Buffer) => {
+      const lines = (rest + data.toString()).split("\n")
+      rest = lines.pop() ?? ""
+      // a handler that prints, or a process that dies, may leave something else
+      for (const line of lines) if (line.startsWith("{")) said.push(JSON.parse(line))
+    })
+    child.stderr?.on("data", (data: Buffer) => {
+      errors += data.toString()
+    })
+    child.once("exit", () => {
+      endedAt = Date.now()
+    })
+    // what it said last has arrived, too
+    child.once("close", () => {
+      closed = true
+    })
+
+    const executions = (): ReadonlyArray<Execution> => {
+      const found: Array<{ readonly run: string; readonly attempt: number; readonly pid: number; readonly from: number; until: number }> =
+        []
+      for (const line of said) {
+        if (line.say === "start") found.push({ run: line.run, attempt: line.attempt, pid: child.pid!, from: line.at, until: endedAt })
+        if (line.say === "end" || line.say === "interrupted") {
+          const started = found.find(({ attempt, run, until }) => run === line.run && attempt === line.attempt && until === endedAt)
+          if (started !== undefined) started.until = line.at
+        }
+      }
+      return found
+    }
+    const runs: Worker["runs"] = (word) => said.flatMap((line) => (line.say === word ? [line.run] : []))
+
+    return {
+      pid: child.pid!,
+      said,
+      runs,
+      atWork: () => executions().flatMap(({ run, until }) => (until === endedAt ? [run] : [])),
+      logged: (text) => said.filter((line) => line.say === "log" && line.text.includes(text)).length,
+      stale: () => Math.max(0, ...said.map((line) => (line.say === "metric" ? line.stale : 0))),
+      kill: (signal) => void child.kill(signal),
+      freeze: () => {
+        child.kill("SIGSTOP")
+        freezes.push({ from: Date.now(), until: Number.POSITIVE_INFINITY })
+      },
+      thaw: () => {
+        freezes.at(-1)!.until = Date.now()
+        child.kill("SIGCONT")
+      },
+      hasExited: () => closed,
+      exited: Effect.as(
+        eventually(
+          Effect.sync(() => ({ closed, errors })),
+          () => closed,
+          "60 seconds"
+        ),
+        0
+      ).pipe(Effect.map(() => child.exitCode ?? child.signalCode ?? "unknown")),
+      lags: () => said.flatMap((line) => (line.say === "lag" ? [line.millis] : [])),
+      executions,
+      freezes: () => [
+        ...freezes.map((freeze) => ({ ...freeze, pid: child.pid! })),
+        ...said.flatMap((line) =>
+          line.say === "lag" && line.millis > 500 ? [{ pid: child.pid!, from: line.at - line.millis - 50, until: line.at }] : []
+        )
+      ]
+    }
+  })
+
+export const ready = (worker: Worker): Effect.Effect<void> =>
+  Effect.asVoid(
+    eventually(
+      Effect.sync(() => ({ said: worker.said.slice(-5), exited: worker.hasExited() })),
+      ({ exited }) => exited || worker.said.some(({ say }) => say === "ready"),
+      "60 seconds"
+    )
+  )
+
+/** Starts a process and waits until it works. */
+export const startWorker = (options: Options, nodeOptions: ReadonlyArray<string> = []): Effect.Effect<Worker, never, Scope.Scope> =>
+  Effect.tap(spawnWorker(options, nodeOptions), ready)
