@@ -3,8 +3,8 @@
  * reports how many runs it has executed, and keeps what only it can know: which ones, how late, with how much CPU and memory.
  */
 import { setTimeout as sleep } from "node:timers/promises"
-import { load } from "./systems/index.ts"
 import { now, type Payload, type Producer, type Worker } from "./system.ts"
+import { load } from "./systems/index.ts"
 
 const [key = "", url = ""] = process.argv.slice(2)
 const system = await load(key)
@@ -52,44 +52,41 @@ const fill = async ({ count }: { readonly count: number }) => {
   }
 }
 
+/** creates one run that was made elsewhere */
+const single =
+  ({ each }: Producer) =>
+  (payload: Payload): Promise<void> => {
+    const left = [payload]
+    return each(() => left.pop())
+  }
+
 /** creates single runs with random pauses around `millis`, after a few that only warm up and have no number */
 const spaced = async ({ count, millis }: { readonly count: number; readonly millis: number }) => {
-  const { each } = await opened()
-  const one = (id: number) => {
-    let given = false
-    return each(() => {
-      if (given) return undefined
-      given = true
-      return { id, at: now() }
-    })
-  }
+  const create = single(await opened())
   for (let id = -5; id < count; id++) {
-    await one(id)
+    await create({ id, at: now() })
     await sleep(millis * (0.5 + Math.random()))
   }
 }
 
-/** creates runs at a steady rate, a bulk every ten milliseconds; how many there were, and the rate it reached */
-const stream = async ({ rate, seconds }: { readonly rate: number; readonly seconds: number }) => {
-  const { bulk, each } = await opened()
-  const create =
-    bulk ?? ((payloads: ReadonlyArray<Payload>) => Promise.all(payloads.map((one) => each(() => once(one)))).then(() => {}))
-  const sent = new WeakSet<Payload>()
-  const once = (one: Payload) => (sent.has(one) ? undefined : (sent.add(one), one))
-  const pending = new Set<Promise<void>>()
+/** creates `count` runs at a steady rate, a bulk every ten milliseconds; the rate it reached */
+const stream = async ({ count, rate }: { readonly count: number; readonly rate: number }) => {
+  const producer = await opened()
+  const create = producer.bulk ?? ((payloads: ReadonlyArray<Payload>) => Promise.all(payloads.map(single(producer))).then(() => {}))
+  const underway = new Set<Promise<void>>()
   const start = now()
-  nextId = 0
-  while (now() - start < seconds * 1000) {
-    const due = Math.floor(((now() - start) / 1000) * rate) - nextId
-    if (due > 0 && pending.size < 8) {
+  let id = 0
+  while (id < count) {
+    const due = Math.min(count, Math.floor(((now() - start) / 1000) * rate)) - id
+    if (due > 0 && underway.size < 8) {
       const at = now()
-      const creating = create(Array.from({ length: due }, () => ({ id: nextId++, at }))).finally(() => pending.delete(creating))
-      pending.add(creating)
+      const creating = create(Array.from({ length: due }, () => ({ id: id++, at }))).finally(() => underway.delete(creating))
+      underway.add(creating)
     }
     await sleep(10)
   }
-  await Promise.all(pending)
-  return { count: nextId, rate: (1000 * nextId) / (now() - start) }
+  await Promise.all(underway)
+  return (1000 * count) / (now() - start)
 }
 
 /** What a worker has seen. */
@@ -98,7 +95,7 @@ export interface Report {
   /** how often each run was executed, by number */
   readonly times: Uint8Array
   readonly firstAt: number | null
-  /** creation to execution in milliseconds, by order of execution; those without a number are left out */
+  /** creation to first execution in milliseconds, by number; not a number for runs this process did not execute */
   readonly latencies: Float64Array
   /** CPU microseconds of this process since `work`, and since the first run */
   readonly cpu: number
@@ -112,6 +109,7 @@ export interface Report {
 const seen = {
   executed: 0,
   times: new Uint8Array(0),
+  // by number of the run
   latencies: new Float64Array(0),
   firstAt: null as number | null,
   cpuAtStart: process.cpuUsage(),
@@ -129,7 +127,7 @@ const report = (): Report => {
     executed: seen.executed,
     times: seen.times,
     firstAt: seen.firstAt,
-    latencies: seen.latencies.slice(0, seen.executed),
+    latencies: seen.latencies,
     cpu: cpu(seen.cpuAtStart),
     cpuAfterStart: seen.firstAt === null ? 0 : cpu(seen.cpuAtFirst),
     peakRss: process.resourceUsage().maxRSS * 1024,
@@ -150,7 +148,7 @@ interface Work {
 
 const work = async ({ concurrency, count, millis = 0, ticking = true }: Work) => {
   seen.times = new Uint8Array(count)
-  seen.latencies = new Float64Array(2 * count)
+  seen.latencies = new Float64Array(count).fill(Number.NaN)
   seen.cpuAtStart = process.cpuUsage()
   let told = 0
   const tell = () => {
@@ -176,8 +174,8 @@ const work = async ({ concurrency, count, millis = 0, ticking = true }: Work) =>
         seen.lastTick = start
         seen.cpuAtFirst = process.cpuUsage()
       }
-      seen.times[id]!++
-      seen.latencies[seen.executed++] = start - at
+      if (seen.times[id]!++ === 0) seen.latencies[id] = start - at
+      seen.executed++
       if (seen.executed === count) tell()
       return millis === 0 ? undefined : sleep(millis)
     }
@@ -203,7 +201,7 @@ export type Calls = typeof calls
 
 process.on("message", ({ call, id, input }: { readonly id: number; readonly call: keyof Calls; readonly input: never }) => {
   Promise.resolve()
-    .then(() => calls[call](input))
+    .then((): Promise<unknown> => calls[call](input))
     .then(
       (output) => process.send?.({ id, output }),
       (error) => process.send?.({ id, error: error instanceof Error ? (error.stack ?? error.message) : String(error) })

@@ -4,10 +4,7 @@ import { fileURLToPath } from "node:url"
 import type { Calls } from "./child.ts"
 
 export interface Child {
-  readonly call: <Name extends keyof Calls>(
-    name: Name,
-    ...input: Parameters<Calls[Name]>
-  ) => Promise<Awaited<ReturnType<Calls[Name]>>>
+  readonly call: <Name extends keyof Calls>(name: Name, ...input: Parameters<Calls[Name]>) => Promise<Awaited<ReturnType<Calls[Name]>>>
   /** how many runs it says it has executed */
   readonly executed: () => number
   /** asks it to stop in good order, and kills it if it does not */
@@ -66,7 +63,9 @@ export const startChild = async (key: string, url: string): Promise<Child> => {
     new Promise((resolve, reject) => {
       const id = nextId++
       waiting.set(id, { resolve, reject })
-      child.send({ id, call: name, input: input[0] })
+      child.send({ id, call: name, input: input[0] }, (error) => {
+        if (error !== null) reject(error)
+      })
     })
   return {
     call,

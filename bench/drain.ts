@@ -11,7 +11,8 @@ export interface Drained {
   readonly reports: ReadonlyArray<Report>
 }
 
-const pendingOf = async ({ system }: Cell, database: Database): Promise<number> => Number((await database.run(system.pending))[0]!.pending)
+export const pendingOf = async ({ system }: Cell, database: Database): Promise<number> =>
+  Number((await database.run(system.pending))[0]!.pending)
 
 /** Runs executed more than once, and never; runs that were not due to end before the cap cannot be told from lost ones. */
 export const countTwice = (reports: ReadonlyArray<Report>, count: number): { readonly twice: number; readonly never: number } => {
@@ -102,8 +103,13 @@ export const drain = async (
       ),
       peakRss: Math.max(...reports.map(({ peakRss }) => peakRss)) / 1e6,
       gap: Math.max(...reports.map(({ gap }) => gap)),
-      share: Math.min(...reports.map(({ executed }) => executed)) / Math.max(1, sum(({ executed }) => executed)),
-      finished,
+      share:
+        Math.min(...reports.map(({ executed }) => executed)) /
+        Math.max(
+          1,
+          sum(({ executed }) => executed)
+        ),
+      left,
       twice,
       lost: left === 0 ? never : null
     }

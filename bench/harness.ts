@@ -4,8 +4,8 @@
  */
 import { type Child, startChild } from "./children.ts"
 import type { Database, Server } from "./databases.ts"
-import { type Entry, load } from "./systems/index.ts"
 import type { Kind, System } from "./system.ts"
+import { type Entry, load } from "./systems/index.ts"
 
 /** What a cell has measured, by name; null where the system has no such thing. */
 export type Figures = { readonly [figure: string]: number | null }
@@ -20,8 +20,8 @@ export interface Cell {
   readonly earlier: (measure: string) => Figures | undefined
   /** an empty database of this system's, with its tables; it is dropped after the cell */
   readonly database: (name?: string) => Promise<Database>
-  /** a process for this system; it is ended after the cell at the latest */
-  readonly child: (database: Database) => Promise<Child>
+  /** a process for this system, or a variant of it; it is ended after the cell at the latest */
+  readonly child: (database: Database, variant?: string) => Promise<Child>
 }
 
 /** A column of a measure's table. */
@@ -36,14 +36,16 @@ export interface Column {
 export interface Measure {
   readonly letter: string
   readonly title: string
-  /** only with --full */
-  readonly full?: boolean
+  /** how many rounds at most, in the short run and in the full one; those left out: as many as there are */
+  readonly rounds: { readonly short?: number; readonly full?: number }
   /** measures whose figures it needs from the same round */
   readonly needs?: ReadonlyArray<string>
-  /** at most so many rounds */
-  readonly rounds?: number
+  /** for a measure of processes that hardly do anything: all systems at the same time, but one per database that only counts as a whole */
+  readonly together?: boolean
   readonly columns: ReadonlyArray<Column>
   readonly suits: (entry: Entry) => boolean
+  /** which of those take part in a short run that was not asked for particular measures or systems; left out: all */
+  readonly short?: (entry: Entry) => boolean
   readonly run: (cell: Cell) => Promise<Figures>
 }
 
@@ -77,15 +79,16 @@ export const runCell = async (
       full,
       round,
       earlier: (letter) =>
-        measured.find((one) => one.measure === letter && one.system === entry.key && one.round === round && one.error === undefined)?.figures,
+        measured.find((one) => one.measure === letter && one.system === entry.key && one.round === round && one.error === undefined)
+          ?.figures,
       database: async (name = "cell") => {
         const database = await server.create(`bench_${entry.name.replace(/\W/g, "_")}_${name}`)
         databases.push(database)
         await system.prepare(database.url)
         return database
       },
-      child: async (database) => {
-        const child = await startChild(entry.key, database.url)
+      child: async (database, variant) => {
+        const child = await startChild(variant === undefined ? entry.key : `${entry.key}:${variant}`, database.url)
         children.push(child)
         return child
       }
@@ -106,8 +109,8 @@ export const median = (values: ReadonlyArray<number>): number | null => {
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
 }
 
-export const percentile = (values: ArrayLike<number>, share: number): number => {
-  const sorted = Float64Array.from(values).sort()
+export const percentile = (values: Float64Array, share: number): number => {
+  const sorted = values.filter((value) => !Number.isNaN(value)).sort()
   return sorted[Math.min(sorted.length - 1, Math.ceil(share * sorted.length) - 1)] ?? Number.NaN
 }
 
@@ -171,7 +174,7 @@ const spread = (values: ReadonlyArray<number>): string => {
   return low === high ? middle : `${middle} (${low}–${high})`
 }
 
-const grid = (rows: ReadonlyArray<ReadonlyArray<string>>): string => {
+export const grid = (rows: ReadonlyArray<ReadonlyArray<string>>): string => {
   const widths = rows[0]!.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)))
   const line = (row: ReadonlyArray<string>) =>
     `| ${row.map((text, i) => (i === 0 ? text.padEnd(widths[i]!) : text.padStart(widths[i]!))).join(" | ")} |`
@@ -191,7 +194,12 @@ export const table = (results: Results, measure: Measure, entries: ReadonlyArray
   const versus = (figure: string, system: string, other: string | null | undefined) =>
     other === null || other === undefined || other === system ? "" : short(results.ratio(letter, figure, system, other))
   const ratios = ({ better, figure, ratio }: Column, key: string) =>
-    ratio ? [...(floor === undefined ? [] : [versus(figure, key, floor)]), ...(peers.length === 0 ? [] : [versus(figure, key, results.best(letter, figure, peers, better))])] : []
+    ratio
+      ? [
+          ...(floor === undefined ? [] : [versus(figure, key, floor)]),
+          ...(peers.length === 0 ? [] : [versus(figure, key, results.best(letter, figure, peers, better))])
+        ]
+      : []
   const rows = [
     [
       "system",

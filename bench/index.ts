@@ -66,7 +66,8 @@ const files = (directory: string): ReadonlyArray<string> =>
     .sort()
 
 unlessDone(join(modules, ".installed"), [join(bench, "package.json")], install)
-if (!args.includes("--no-build")) unlessDone(join(modules, "jobsd", ".built"), [join(root, "package.json"), ...files(join(root, "src"))], build)
+if (!args.includes("--no-build"))
+  unlessDone(join(modules, "jobsd", ".built"), [join(root, "package.json"), ...files(join(root, "src"))], build)
 
 const running = spawn(
   join(bin, "node"),

@@ -128,6 +128,8 @@ export const startMariadb = async (): Promise<Running | string> => {
     `--datadir=${data}`,
     `--socket=${join(directory, "s")}`,
     `--pid-file=${join(directory, "pid")}`,
+    // a server that starts removes the temporary tables it finds, and those of others are in the same directory otherwise
+    `--tmpdir=${directory}`,
     `--init-file=${init}`,
     `--port=${port}`,
     "--bind-address=127.0.0.1"

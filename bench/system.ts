@@ -1,6 +1,6 @@
 /** What the harness asks of every system: ours, its peers, and the bare drivers that are the floor. */
 
-export type Kind = "postgres" | "sqlite" | "mariadb" | "redis"
+export type Kind = "postgres" | "sqlite" | "mariadb"
 export type Role = "ours" | "floor" | "peer"
 
 /** What travels with a run: which one it is, and when it was created, by the machine's monotonic clock in milliseconds. */
@@ -16,6 +16,8 @@ export interface System {
   readonly worker: (url: string, options: WorkerOptions) => Promise<Worker>
   /** SQL for the number of runs that are due and not yet recorded as finished, in a column `pending` */
   readonly pending: string
+  /** SQL for the number of runs that it has set aside because nobody knows their job, in a column `parked`, if it has such a thing */
+  readonly parked?: string
   /** SQL that fills the table before a drain, if this system can have such rows */
   readonly fill: { readonly [what in Filling]?: ReadonlyArray<string> }
 }
@@ -39,8 +41,7 @@ export interface Worker {
 }
 
 /** What may stand in a table beside the runs that are drained. */
-export const fillings = ["finished", "future", "unknown", "elsewhere", "expired", "waiting"] as const
-export type Filling = (typeof fillings)[number]
+export type Filling = "finished" | "future" | "unknown" | "elsewhere" | "expired" | "later" | "waiting"
 
 /** The machine's monotonic clock in milliseconds: the same in every process. */
 export const now = (): number => Number(process.hrtime.bigint()) / 1e6

@@ -1,9 +1,10 @@
-import { median, type Measure } from "../harness.ts"
+import { type Measure, median } from "../harness.ts"
 
 /** A: how many runs a producer creates per second, in a process of its own that is connected and warm. */
 export const create: Measure = {
   letter: "A",
   title: "Create, runs/s",
+  rounds: { short: 1 },
   columns: [
     { figure: "sequential", title: "sequential", ratio: true },
     { figure: "atOnce", title: "10 at once", ratio: true },
@@ -12,7 +13,7 @@ export const create: Measure = {
   suits: () => true,
   run: async (cell) => {
     const producer = await cell.child(await cell.database())
-    const millis = cell.full ? 1500 : 700
+    const millis = cell.full ? 1500 : 600
     const sequential = await producer.call("create", { atOnce: 1, millis })
     const atOnce = await producer.call("create", { atOnce: 10, millis })
     const bulks: Array<number> = []

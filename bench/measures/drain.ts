@@ -1,19 +1,32 @@
 import { drain as drainQueue, fillQueue } from "../drain.ts"
-import type { Cell, Figures, Measure } from "../harness.ts"
+import type { Cell, Column, Figures, Measure } from "../harness.ts"
 
 export const drainCount = ({ entry }: Cell): number => entry.drain ?? 20_000
 export const drainCap = ({ full }: Cell): number => (full ? 12_000 : 6000)
 
-/** Fills an empty database and drains it with so many processes. */
-export const drainFresh = async (cell: Cell, concurrency: number, processes: number, count = drainCount(cell)): Promise<Figures> => {
-  const database = await cell.database()
+/** Fills an empty database and drains it. */
+export const drainFresh = async (
+  cell: Cell,
+  options: { readonly concurrency?: number; readonly processes?: number; readonly variant?: string } = {}
+): Promise<Figures> => {
+  const { concurrency = 50, processes = 1, variant } = options
+  // as many for each process
+  const count = drainCount(cell) * processes
+  const database = await cell.database(variant)
   await fillQueue(cell, database, count)
-  const workers = await Promise.all(Array.from({ length: processes }, () => cell.child(database)))
+  const workers = await Promise.all(Array.from({ length: processes }, () => cell.child(database, variant)))
   const { figures } = await drainQueue(cell, database, workers, { concurrency, count, cap: drainCap(cell) })
   return figures
 }
 
-const columns: Measure["columns"] = [
+/** What must be nothing, everywhere. */
+export const mistakes: ReadonlyArray<Column> = [
+  { figure: "left", title: "left at cap" },
+  { figure: "twice", title: "twice" },
+  { figure: "lost", title: "lost" }
+]
+
+const columns: ReadonlyArray<Column> = [
   { figure: "rate", title: "runs/s", ratio: true },
   { figure: "rateFromStart", title: "with start-up" },
   { figure: "firstMillis", title: "first run ms" },
@@ -21,20 +34,47 @@ const columns: Measure["columns"] = [
   { figure: "statements", title: "statements/run" },
   { figure: "logBytes", title: "log bytes/run" },
   { figure: "cpu", title: "CPU µs/run" },
-  { figure: "peakRss", title: "peak RSS MB" },
+  { figure: "cpuFromStart", title: "with start-up" },
+  { figure: "peakRss", title: "peak RSS MB", ratio: true, better: "less" },
   { figure: "gap", title: "longest gap ms" },
-  { figure: "finished", title: "finished" },
-  { figure: "twice", title: "twice" },
-  { figure: "lost", title: "lost" }
+  ...mistakes
 ]
 
 /** B, with H and J: how many no-op runs one worker process finishes per second, and what each costs. */
 export const drain: Measure = {
   letter: "B",
-  title: "Drain of 20,000 no-op runs by one process at concurrency 50",
+  title: "Drain of 20,000 no-op runs by one process at concurrency 50; H: its memory; J: the longest gap between ticks of its event loop",
+  rounds: {},
   columns,
   suits: () => true,
-  run: (cell) => drainFresh(cell, 50, 1)
+  run: (cell) => drainFresh(cell)
 }
 
-export const drainTen: Measure = { ...drain, letter: "B10", full: true, title: "The same at concurrency 10", run: (cell) => drainFresh(cell, 10, 1) }
+export const drainTen: Measure = {
+  ...drain,
+  letter: "B10",
+  title: "Drain of 20,000 no-op runs by one process at concurrency 10",
+  rounds: { short: 0, full: 3 },
+  run: (cell) => drainFresh(cell, { concurrency: 10 })
+}
+
+/** E: the same with two processes, and twice as many runs. */
+export const two: Measure = {
+  letter: "E",
+  title: "Drain of 40,000 no-op runs by two processes at concurrency 50 each",
+  needs: ["B"],
+  rounds: { short: 1 },
+  short: ({ on }) => on === "postgres",
+  columns: [
+    { figure: "rate", title: "runs/s", ratio: true },
+    { figure: "timesOne", title: "x one process" },
+    { figure: "share", title: "smaller share" },
+    ...mistakes
+  ],
+  suits: () => true,
+  run: async (cell) => {
+    const { left, lost, rate, share, twice } = await drainFresh(cell, { processes: 2 })
+    const one = cell.earlier("B")?.rate
+    return { rate: rate!, share: share!, left: left!, twice: twice!, lost: lost!, timesOne: one ? rate! / one : null }
+  }
+}

@@ -1,5 +1,5 @@
 /** graphile-worker: as it comes, and `batch`, with a local queue and completions in batches: its best here. */
-import { Logger, makeWorkerUtils, run as runWorker, runMigrations } from "graphile-worker"
+import { Logger, makeWorkerUtils, runMigrations, run as runWorker } from "graphile-worker"
 import type { Kind, Payload, System } from "../system.ts"
 
 const logger = new Logger(() => (level, message) => {
@@ -46,7 +46,8 @@ export const make = (variant: string, _: Kind): System => ({
   },
 
   // it deletes what has succeeded
-  pending: "SELECT count(*) AS pending FROM graphile_worker._private_jobs WHERE run_at <= now() AND task_id = (SELECT id FROM graphile_worker._private_tasks WHERE identifier = 'noop')",
+  pending:
+    "SELECT count(*) AS pending FROM graphile_worker._private_jobs WHERE run_at <= now() AND task_id = (SELECT id FROM graphile_worker._private_tasks WHERE identifier = 'noop')",
   fill: {
     unknown: [
       "INSERT INTO graphile_worker._private_tasks (identifier) VALUES ('unknown') ON CONFLICT DO NOTHING",

@@ -39,7 +39,6 @@ export const entries: ReadonlyArray<Entry> = [
   entry("postgres", "raw", "floor", true),
   entry("postgres", "raw:poll", "floor", false),
   entry("postgres", "jobsd", "ours", true),
-  entry("postgres", "jobsd:telemetry", "ours", false),
   entry("postgres", "graphile-worker:batch", "peer", true),
   entry("postgres", "graphile-worker", "peer", false),
   entry("postgres", "pg-boss:batch", "peer", true),

@@ -4,7 +4,7 @@
  */
 import { Effect, Layer, ManagedRuntime, Schema } from "effect"
 import { Job, Jobsd } from "jobsd"
-import type { Kind, Payload, System } from "../system.ts"
+import type { Kind, System } from "../system.ts"
 import { client } from "./clients.ts"
 import { libraryTables } from "./runs.ts"
 
@@ -12,11 +12,6 @@ const Noop = Job.make("noop", { payload: { id: Schema.Number, at: Schema.Number 
 
 /** The library's tables, for whoever works on them. */
 export const migrate = (on: Kind, url: string): Promise<void> => Effect.runPromise(Effect.provide(Jobsd.migrate(), client(on, url)))
-
-const createAll: (payloads: ReadonlyArray<Payload>) => Effect.Effect<unknown, unknown, Jobsd.Jobsd> =
-  "createRuns" in Jobsd
-    ? (payloads) => (Jobsd as any).createRuns(Noop, payloads)
-    : (payloads) => Effect.forEach(payloads, (payload) => Jobsd.createRun(Noop, payload), { concurrency: "unbounded", discard: true })
 
 export const make = (variant: string, on: Kind): System => ({
   ...libraryTables(on),
@@ -31,7 +26,7 @@ export const make = (variant: string, on: Kind): System => ({
             for (let payload = next(); payload !== undefined; payload = next()) yield* Jobsd.createRun(Noop, payload)
           })
         ),
-      bulk: (payloads) => runtime.runPromise(Effect.asVoid(createAll(payloads))),
+      bulk: (payloads) => runtime.runPromise(Effect.asVoid(Jobsd.createRuns(Noop, payloads))),
       close: () => runtime.dispose()
     }
   },
@@ -43,7 +38,10 @@ export const make = (variant: string, on: Kind): System => ({
       const work = done === undefined ? Effect.void : Effect.promise(() => done)
       return observed ? Effect.zipRight(work, Effect.log("done")) : work
     })
-    const instance = Jobsd.layer({ jobs: [Noop], workers: concurrency }).pipe(Layer.provide(handler), Layer.provide(client(on, url, variant)))
+    const instance = Jobsd.layer({ jobs: [Noop], workers: concurrency }).pipe(
+      Layer.provide(handler),
+      Layer.provide(client(on, url, variant))
+    )
     const runtime = ManagedRuntime.make(observed ? Layer.provide(instance, (await import("./telemetry.ts")).telemetry) : instance)
     await runtime.runtime()
     return { stop: () => runtime.dispose() }

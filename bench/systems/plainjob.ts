@@ -56,7 +56,8 @@ export const make = (variant: string, _: Kind): System => ({
     }
   },
 
-  pending: "SELECT count(*) AS pending FROM plainjob_jobs WHERE type = 'noop' AND status < 2",
+  pending: `SELECT count(*) AS pending FROM plainjob_jobs
+    WHERE type = 'noop' AND status < 2 AND (next_run_at IS NULL OR next_run_at <= unixepoch('subsec') * 1000)`,
   fill: {
     finished: rows(500_000, "'noop'", 2, "0"),
     future: rows(200_000, "'noop'", 0, "(unixepoch() + 3600) * 1000 + n"),

@@ -40,18 +40,16 @@ const complete = `
     r.success_count = 1, r.result = NULL, r.error = NULL, r.late = 0, r.started_at = ?, r.started_by = '${me}'
   WHERE r.claim_token = ? AND r.state = 1`
 
-type Row = mysql.RowDataPacket & { readonly id: string; readonly payload: string }
-
 const contended = (error: unknown) => [1205, 1213].includes((error as { readonly errno?: number }).errno ?? 0)
 
 export const make = (_: string, on: Kind): System => {
   const connect = (url: string) => {
     const pool = mysql.createPool({ uri: url, connectionLimit: 10 })
     pool.on("connection", (connection) => void connection.query("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"))
-    const execute = async (sql: string, parameters: ReadonlyArray<string | number>) => {
+    const execute = async <T extends mysql.QueryResult>(sql: string, parameters: ReadonlyArray<string | number>) => {
       for (;;) {
         try {
-          return (await pool.execute(sql, [...parameters]))[0]
+          return (await pool.execute<T>(sql, [...parameters]))[0]
         } catch (error) {
           if (!contended(error)) throw error
         }
@@ -80,12 +78,12 @@ export const make = (_: string, on: Kind): System => {
       const loop = async () => {
         while (!stopped) {
           const token = uuidv7()
-          const { affectedRows } = (await execute(claim, [token])) as mysql.ResultSetHeader
+          const { affectedRows } = await execute<mysql.ResultSetHeader>(claim, [token])
           if (affectedRows === 0) {
             await sleep(pollMillis)
             continue
           }
-          const rows = (await execute(claimed, [token])) as ReadonlyArray<Row>
+          const rows = await execute<Array<mysql.RowDataPacket>>(claimed, [token])
           const startedAt = Date.now()
           for (const { payload } of rows) {
             const done = run(JSON.parse(payload))

@@ -2,7 +2,7 @@
  * The floor on SQLite: bare better-sqlite3 with prepared statements on the library's own tables, in batches of a hundred. It lets the
  * event loop go after each batch, as anything that lives in a process with others must. `full`: synchronous=FULL.
  */
-import { setImmediate as yieldLoop, setTimeout as sleep } from "node:timers/promises"
+import { setTimeout as sleep, setImmediate as yieldLoop } from "node:timers/promises"
 import Sqlite from "better-sqlite3"
 import type { Kind, Payload, System } from "../system.ts"
 import { libraryTables } from "./runs.ts"
@@ -52,9 +52,7 @@ export const make = (variant: string, on: Kind): System => {
     producer: async (url) => {
       const database = open(url)
       const insert = database.prepare(`${into} VALUES (${values("@id", "@payload")})`)
-      const insertAll = database.prepare(
-        `${into} SELECT ${values("value ->> 'id'", "value ->> 'payload'")} FROM json_each(?)`
-      )
+      const insertAll = database.prepare(`${into} SELECT ${values("value ->> 'id'", "value ->> 'payload'")} FROM json_each(?)`)
       const row = (payload: Payload) => ({ id: uuidv7(), payload: JSON.stringify(payload) })
       return {
         each: async (next) => {

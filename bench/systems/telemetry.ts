@@ -15,7 +15,7 @@ const sdk = NodeSdk.layer(() => ({
   resource: { serviceName: "bench" },
   spanProcessor: new BatchSpanProcessor(nothing as SpanExporter),
   metricReader: new PeriodicExportingMetricReader({ exporter: nothing as PushMetricExporter, exportIntervalMillis: 1000 }),
-  logRecordProcessor: new BatchLogRecordProcessor(nothing as LogRecordExporter)
+  logRecordProcessor: new BatchLogRecordProcessor({ exporter: nothing as LogRecordExporter })
 }))
 
 // not to the console as well
