@@ -3,6 +3,7 @@
  * lease is lost, its handlers are interrupted and the next session registers anew, under another id.
  */
 import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
@@ -13,6 +14,7 @@ import type { Instance, InstanceId } from "../../Instance.js"
 import type { JobSchedule } from "../../JobSchedule.js"
 import type { StorageError } from "../../JobsdError.js"
 import type { Announcer } from "../announcer.js"
+import { awaited } from "../awaited.js"
 import type { Resolved } from "../settings.js"
 import type { Database } from "../storage/database.js"
 import { outsideTransaction } from "../storage/database.js"
@@ -56,7 +58,7 @@ interface Patience {
   readonly handlers: number
   /** for the finalizers of interrupted handlers */
   readonly finalizers: number
-  /** for outcomes to reach the database, and for signing off */
+  /** for outcomes to reach the database, and for signing off, all in all */
   readonly flush: number
   readonly reason: makeRunner.Reason
 }
@@ -162,22 +164,30 @@ const startSession = ({
       Effect.retry(Schedule.spaced("5 millis")),
       Effect.ignore
     )
-    // interruptible outside of disconnect, or an uninterruptible caller would wait for the effect all the same
-    const within = (millis: number, effect: Effect.Effect<unknown, unknown>) =>
-      Effect.ignore(Effect.timeout(Effect.interruptible(Effect.disconnect(effect)), millis))
+    const within = (millis: number, effect: Effect.Effect<unknown, unknown>): Effect.Effect<void> =>
+      Effect.ignore(
+        awaited(Effect.interruptible(effect), millis, (fiber) => Effect.zipRight(Fiber.interruptFork(fiber), Effect.fail("late" as const)))
+      )
 
     const shutdown = (patience: Patience) =>
       Effect.gen(function* () {
+        // all steps that ask the database share one budget: if it is silent, the first of them spends it
+        let left = patience.flush
+        const briefly = (effect: Effect.Effect<unknown, unknown>) =>
+          Effect.map(Effect.timed(within(left, effect)), ([took]) => {
+            left = Math.max(left - Duration.toMillis(took), 0)
+          })
+
         draining = true
         // others could start these now
         const ahead = pools.flatMap((pool) => pool.withdraw(() => true))
+        yield* Fiber.interruptFork(polling)
         if (patience.reason === "lost") {
           // others may have these runs already: stop them before anything that may take time
           runner.interruptAll("lost")
         } else {
           runner.giveBack(ahead)
-          yield* within(patience.flush, Fiber.interrupt(polling))
-          yield* within(patience.flush, instances.drain)
+          yield* Effect.forkDaemon(Effect.ignore(instances.drain))
         }
         yield* within(patience.handlers, Effect.raceFirst(idle, Deferred.await(hurried)))
         runner.interruptAll(patience.reason)
@@ -187,9 +197,11 @@ const startSession = ({
             Effect.annotateLogs({ job: run.job, runId: run.id })
           )
         }
-        yield* within(patience.flush, settler.flush)
-        yield* Fiber.interruptAll([polling, ...others]).pipe((effect) => within(patience.flush, effect))
-        yield* within(patience.flush, instances.stop(counts.current()))
+        // a claim that was on its way is given back when its answer is here
+        yield* briefly(Fiber.await(polling))
+        yield* briefly(settler.flush)
+        yield* briefly(Fiber.interruptAll(others))
+        yield* briefly(instances.stop(counts.current()))
       }).pipe(Effect.withTracerEnabled(false))
 
     return {

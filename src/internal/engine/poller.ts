@@ -65,18 +65,21 @@ export const make = (options: {
       state: typeof State.ready | typeof State.suspect,
       asked: number
     ): Effect.Effect<{ readonly count: number; readonly full: boolean }, StorageError> =>
-      Effect.map(store.claim(pool.queue, state, asked, uuidv7(Date.now())), ({ full, runs }) => {
-        const at = monotonicMillis(clock)
-        const claimed = runs.map((run) => ({ run, at }))
-        if (!options.mayClaim()) {
-          runner.giveBack(claimed)
-        } else {
-          if (state === State.suspect) for (const { id } of runs) quarantine.enter(id)
-          pool.submit(claimed)
-          giveBackLater(pool)
-        }
-        return { count: runs.length, full }
-      })
+      // a shutdown may have begun since the turn did
+      !options.mayClaim()
+        ? Effect.succeed({ count: 0, full: false })
+        : Effect.map(store.claim(pool.queue, state, asked, uuidv7(Date.now())), ({ full, runs }) => {
+            const at = monotonicMillis(clock)
+            const claimed = runs.map((run) => ({ run, at }))
+            if (!options.mayClaim()) {
+              runner.giveBack(claimed)
+            } else {
+              if (state === State.suspect) for (const { id } of runs) quarantine.enter(id)
+              pool.submit(claimed)
+              giveBackLater(pool)
+            }
+            return { count: runs.length, full }
+          })
 
     const patience = makePatience()
     const likelyDue = new Set<string>(pools.map(({ queue }) => queue))

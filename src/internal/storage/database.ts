@@ -14,6 +14,7 @@ import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import { StorageError } from "../../JobsdError.js"
+import { awaited } from "../awaited.js"
 import { type Dialect, type Tables, tablesOf } from "./dialect.js"
 import { bind, compile, type Statement, type Value } from "./statement.js"
 
@@ -118,22 +119,6 @@ const retried =
     )
   }
 
-/**
- * Waits for an effect for so long and no longer. It goes on in a fiber of its own, and holds its connection until the driver gives
- * up: a statement is never interrupted, for MySQL would carry it out all the same, and PostgreSQL needs another connection to
- * cancel it. A hung socket must not hang a heartbeat.
- */
-const awaited = <A, E, E2>(effect: Effect.Effect<A, E>, millis: number, late: () => E2): Effect.Effect<A, E | E2> =>
-  Effect.flatMap(Effect.forkDaemon(Effect.uninterruptible(effect)), (fiber) =>
-    Effect.async<A, E | E2>((resume) => {
-      const timer = setTimeout(() => resume(Effect.failSync(late)), millis)
-      fiber.addObserver((exit) => {
-        clearTimeout(timer)
-        resume(exit)
-      })
-    })
-  )
-
 export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix: string): Effect.Effect<Database, StorageError> =>
   Effect.gen(function* () {
     const sql = client.withoutTransforms()
@@ -183,8 +168,10 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
     const tried = <A, E>(operation: string, committing: boolean, patience: Patience, effect: Effect.Effect<A, E>) =>
       (dialect.answersAtOnce
         ? effect
-        : awaited(
-            effect,
+        : // A statement is never interrupted: MySQL would carry it out all the same, PostgreSQL needs another connection to cancel it.
+          // It holds its connection until the driver gives up; a hung socket must not hang a heartbeat.
+          awaited(
+            Effect.uninterruptible(effect),
             patience.tryMillis,
             () => new StorageError({ operation, reason: committing ? "ambiguous" : "unavailable", cause: new Error("no answer in time") })
           )

@@ -1,0 +1,22 @@
+/** Waiting for an effect for so long and no longer, whatever interrupts the waiter. */
+import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
+
+/**
+ * The effect runs in a fiber of its own, and goes on when the waiter has given up, unless `late` stops it. Nothing shortens the wait:
+ * `Effect.timeout` needs an interruptible region, in which a second interruption of the program would end it.
+ */
+export const awaited = <A, E, E2>(
+  effect: Effect.Effect<A, E>,
+  millis: number,
+  late: (fiber: Fiber.RuntimeFiber<A, E>) => Effect.Effect<never, E2>
+): Effect.Effect<A, E | E2> =>
+  Effect.flatMap(Effect.forkDaemon(effect), (fiber) =>
+    Effect.async<A, E | E2>((resume) => {
+      const timer = setTimeout(() => resume(late(fiber)), millis)
+      fiber.addObserver((exit) => {
+        clearTimeout(timer)
+        resume(exit)
+      })
+    })
+  )
