@@ -47,8 +47,9 @@ const opening = <C>(open: () => Promise<C>, close: (connection: C) => Promise<vo
 }
 
 const postgres = async ({ stop, url }: Running): Promise<Server> => {
-  const admin = new pg.Client(`${url}/postgres`)
-  await admin.connect()
+  // one connection, which whoever asks waits for
+  const admin = new pg.Pool({ connectionString: `${url}/postgres`, max: 1, idleTimeoutMillis: 0 })
+  admin.on("error", () => {})
   const one = async (sql: string, values: Array<unknown> = []) => (await admin.query(sql, values)).rows[0]
   const countsStatements = await one("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
     .then(() => one("SELECT count(*) FROM pg_stat_statements"))

@@ -27,7 +27,7 @@ const program = Effect.gen(function* () {
   yield* Effect.never
 })
 
-const running = Effect.runFork(Effect.provide(program, JobsdLive))
+const running = Effect.runFork(program.pipe(Effect.provide(JobsdLive), Effect.tapErrorCause(Effect.logError)))
 
 // Ctrl-C ends it in good order: no more claims, running handlers may finish, every outcome is written.
 process.once("SIGINT", () => Effect.runFork(Fiber.interrupt(running)))

@@ -9,10 +9,10 @@ import { Job, Jobsd } from "jobsd"
 const Resize = Job.make("Resize", { payload: { image: Schema.String }, success: Schema.String })
 
 const directory = mkdtempSync(join(tmpdir(), "jobsd-producer-"))
-const Database = () => SqliteClient.layer({ filename: join(directory, "jobs.db") })
+const Database = SqliteClient.layer({ filename: join(directory, "jobs.db") })
 
 // A web server, say: it creates runs and reads their state. No loops, no workers, no migration.
-const Producer = Jobsd.layerClient().pipe(Layer.provide(Database()))
+const Producer = Jobsd.layerClient().pipe(Layer.provide(Database))
 
 const produce = Effect.gen(function* () {
   const one = yield* Jobsd.createRun(Resize, { image: "cat.png" })
@@ -30,13 +30,14 @@ const produce = Effect.gen(function* () {
 // Another process, in real life: it works on them.
 const Worker = Jobsd.layer({ jobs: [Resize] }).pipe(
   Layer.provide(Resize.toLayer(({ image }) => Effect.succeed(`small ${image}`))),
-  Layer.provide(Database())
+  Layer.provide(Database)
 )
 
 const program = Effect.gen(function* () {
   // the tables, which a producer expects to be there
-  yield* Effect.provide(Jobsd.migrate(), Database())
-  yield* Effect.race(Effect.provide(produce, Producer), Layer.launch(Worker))
+  yield* Effect.provide(Jobsd.migrate(), Database)
+  // each of the two opens the file for itself, as two processes do
+  yield* Effect.raceFirst(Effect.provide(produce, Producer), Layer.launch(Worker))
 })
 
 await Effect.runPromise(

@@ -1,5 +1,5 @@
 import { SqliteClient } from "@effect/sql-sqlite-node"
-import { Console, Effect, Fiber, Layer, Schema } from "effect"
+import { Cause, Console, Effect, Exit, Fiber, Layer, Schema } from "effect"
 import { Job, Jobsd } from "jobsd"
 
 // What a container does when it is told to stop. Kubernetes sends SIGTERM and, 30 seconds later, SIGKILL. The defaults fit:
@@ -16,26 +16,36 @@ const WorkLive = Work.toLayer(({ millis }) =>
   )
 )
 
-const JobsdLive = Jobsd.layer({ jobs: [Work], shutdownTimeout: "1 second" }).pipe(
+// Shorter than the default, to watch it.
+const JobsdLive = Jobsd.layer({ jobs: [Work], shutdownTimeout: "2 seconds" }).pipe(
   Layer.provide(WorkLive),
   Layer.provide(SqliteClient.layer({ filename: ":memory:" }))
 )
 
 const program = Effect.gen(function* () {
   const jobsd = yield* Jobsd.Jobsd
-  // A second signal hurries: handlers are interrupted at once.
   process.once("SIGTERM", () => {
     console.log("SIGTERM: no more claims")
+    console.time("stopped within")
     Effect.runFork(Fiber.interrupt(running))
+    // A second signal hurries: handlers are interrupted at once.
     process.once("SIGTERM", () => Effect.runFork(jobsd.hurry))
   })
 
-  yield* Jobsd.createRuns(Work, [{ millis: 800 }, { millis: 60_000 }])
-  // Here the program plays the container's part too.
-  yield* Effect.sleep("300 millis")
-  yield* Effect.sync(() => process.kill(process.pid, "SIGTERM"))
+  yield* Jobsd.createRuns(Work, [{ millis: 1500 }, { millis: 60_000 }])
+  // Here the program plays the container's part too. With any argument it waits for a signal of yours instead.
+  if (process.argv[2] === undefined) yield* Effect.delay(sigterm, "1 second")
   yield* Effect.never
 })
 
+const sigterm = Effect.sync(() => process.kill(process.pid, "SIGTERM"))
+
 const running = Effect.runFork(Effect.provide(program, JobsdLive))
-running.addObserver(() => console.log("good bye"))
+
+running.addObserver((exit) => {
+  // With nothing left to do, Node ends by itself, with exit code 0.
+  if (Exit.isInterrupted(exit)) return console.timeEnd("stopped within")
+  // Any other end is a failure: no database, say. A container should show it.
+  if (Exit.isFailure(exit)) console.error(Cause.pretty(exit.cause))
+  process.exitCode = 1
+})

@@ -13,8 +13,11 @@ export const drainFresh = async (
   // as many for each process
   const count = drainCount(cell) * processes
   const database = await cell.database(variant)
-  await fillQueue(cell, database, count)
-  const workers = await Promise.all(Array.from({ length: processes }, () => cell.child(database, variant)))
+  // they only load their modules meanwhile
+  const [workers] = await Promise.all([
+    Promise.all(Array.from({ length: processes }, () => cell.child(database, variant))),
+    fillQueue(cell, database, count)
+  ])
   const { figures } = await drainQueue(cell, database, workers, { concurrency, count, cap: drainCap(cell) })
   return figures
 }

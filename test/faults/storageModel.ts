@@ -10,7 +10,7 @@ export type Who = "A" | "B"
 export const hour = 3_600_000
 
 /** What both instances are told about time, in hours: never whole ones, so that a few real milliseconds decide nothing. */
-export const times = { lease: 0.5, timeout: 0.5, kept: 0.5, expired: 0.1 }
+export const times = { lease: 1.5, timeout: 0.5, kept: 0.5, expired: 0.1 }
 
 /** A knows the job without schedules, B knows it with one; `Unknown` is nobody's. */
 export const knows = { A: { jobs: ["Job"], schedules: [] }, B: { jobs: ["Job", "Other"], schedules: ["Rule"] } } as const
@@ -21,6 +21,8 @@ type Ended = typeof State.succeeded | typeof State.failed | typeof State.cancell
 export type Command =
   | {
       readonly do: "create"
+      /** so many in one group */
+      readonly count: number
       readonly job: "Job" | "Other" | "Unknown"
       readonly unique: number | null
       readonly delay: number
@@ -35,6 +37,8 @@ export type Command =
       /** places in the list of all claims ever made, from the latest one: mostly live, sometimes long stale */
       readonly claims: ReadonlyArray<number>
       readonly outcome: Outcome["_tag"]
+      /** whether a success has a result: those without are written by a statement of their own */
+      readonly result: boolean
       readonly delay: number | null
       readonly next: number | null
     }
@@ -44,6 +48,8 @@ export type Command =
   | { readonly do: "retention"; readonly state: Ended }
   | { readonly do: "nextDue"; readonly who: Who }
   | { readonly do: "advance"; readonly hours: number }
+  /** somebody else's hand, or a database that came back from an older copy */
+  | { readonly do: "tamper"; readonly run: number; readonly what: "fence" | "token" | "owner" }
 
 const who = fc.constantFrom<Who>("A", "B")
 const place = fc.oneof({ weight: 6, arbitrary: fc.nat(2) }, { weight: 1, arbitrary: fc.nat(20) })
@@ -51,24 +57,25 @@ const at = <A extends Command["do"]>(name: A) => fc.constant(name)
 
 export const command: fc.Arbitrary<Command> = fc.oneof(
   {
-    weight: 6,
+    weight: 8,
     arbitrary: fc.record({
       do: at("create"),
-      job: fc.constantFrom("Job" as const, "Job" as const, "Other" as const, "Unknown" as const),
-      unique: fc.option(fc.nat(2)),
-      delay: fc.constantFrom(0, 0, 0, 1),
+      count: fc.constantFrom(1, 1, 1, 2, 3),
+      job: fc.constantFrom("Job" as const, "Job" as const, "Job" as const, "Job" as const, "Other" as const, "Unknown" as const),
+      unique: fc.constantFrom(null, null, 0, 1, 2),
+      delay: fc.constantFrom(0, 0, 0, 0, 1),
       priority: fc.nat(2),
       scheduled: fc.boolean(),
-      limit: fc.option(fc.integer({ min: 1, max: 2 })),
-      max: fc.option(fc.nat(1))
+      limit: fc.constantFrom(null, 1, 2),
+      max: fc.constantFrom(null, 0, 1, 2)
     })
   },
   {
-    weight: 8,
+    weight: 9,
     arbitrary: fc.record({
       do: at("claim"),
       who,
-      state: fc.constantFrom(State.ready, State.ready, State.suspect),
+      state: fc.constantFrom(State.ready, State.ready, State.ready, State.suspect),
       limit: fc.integer({ min: 1, max: 3 })
     })
   },
@@ -78,22 +85,24 @@ export const command: fc.Arbitrary<Command> = fc.oneof(
       do: at("settle"),
       claims: fc.uniqueArray(place, { minLength: 1, maxLength: 3 }),
       outcome: fc.constantFrom<Outcome["_tag"]>("Succeeded", "Succeeded", "Errored", "TimedOut", "Exhausted", "Cancelled", "Released"),
+      result: fc.boolean(),
       delay: fc.constantFrom(0, 0, 1, null),
-      next: fc.constantFrom(1, 2, null)
+      next: fc.constantFrom(0, 1, 2, null)
     })
   },
-  { weight: 2, arbitrary: fc.record({ do: at("heartbeat"), who }) },
-  { weight: 1, arbitrary: fc.record({ do: at("expire"), who }) },
-  { weight: 3, arbitrary: fc.record({ do: at("sweep"), who }) },
+  { weight: 3, arbitrary: fc.record({ do: at("heartbeat"), who }) },
+  { weight: 2, arbitrary: fc.record({ do: at("expire"), who }) },
+  { weight: 5, arbitrary: fc.record({ do: at("sweep"), who }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constantFrom("drain" as const, "stop" as const), who }) },
-  { weight: 2, arbitrary: fc.record({ do: at("restart"), who }) },
+  { weight: 3, arbitrary: fc.record({ do: at("restart"), who }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constantFrom("park" as const, "unpark" as const), who }) },
-  { weight: 2, arbitrary: fc.record({ do: fc.constantFrom("cancelWaiting" as const, "requestCancel" as const), run: place }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constantFrom("cancelWaiting" as const, "requestCancel" as const), run: place }) },
   { weight: 1, arbitrary: fc.record({ do: at("latest"), run: place }) },
   { weight: 1, arbitrary: fc.record({ do: at("release"), claim: place }) },
   { weight: 1, arbitrary: fc.record({ do: at("retention"), state: fc.constantFrom(State.succeeded, State.failed, State.cancelled) }) },
   { weight: 1, arbitrary: fc.record({ do: at("nextDue"), who }) },
-  { weight: 2, arbitrary: fc.record({ do: at("advance"), hours: fc.integer({ min: 1, max: 2 }) }) }
+  { weight: 1, arbitrary: fc.record({ do: at("tamper"), run: place, what: fc.constantFrom("fence" as const, "token" as const) }) },
+  { weight: 2, arbitrary: fc.record({ do: at("advance"), hours: fc.constantFrom(1, 1, 2) }) }
 )
 
 /** A row of the runs table, as far as it matters. Moments are whole hours; `owner` and `startedBy` are ids of instances. */
@@ -132,6 +141,7 @@ const cancellable = ({ state }: Run) => isWaiting(state) || state === State.park
 /** The reference. Each method is one command; it changes the model and returns what the storage must have answered. */
 export class Model {
   now = 0
+  private tampered = false
   readonly runs = new Map<string, Run>()
   readonly instances = new Map<string, Instance>()
   readonly attempts = new Map<string, string>()
@@ -332,6 +342,11 @@ export class Model {
     return Math.min(...due) - this.now
   }
 
+  tamper(id: string, change: Partial<Run>) {
+    this.put(this.runs.get(id)!, change)
+    this.tampered = true
+  }
+
   /** what holds whatever happened */
   checkInvariants() {
     const unfinished = [...this.runs.values()].filter(({ finishedAt }) => finishedAt === null)
@@ -342,16 +357,20 @@ export class Model {
     for (const run of this.runs.values()) {
       const over = run.state === State.succeeded || run.state === State.failed || run.state === State.cancelled
       assert.strictEqual(run.finishedAt !== null, over)
-      if (over) assert.deepStrictEqual([run.unique, run.owner], [null, null])
-      assert.strictEqual(run.owner !== null, run.state === State.running)
+      if (over) assert.isNull(run.unique)
+      if (!this.tampered) assert.strictEqual(run.owner !== null, run.state === State.running)
     }
   }
 }
 
 /** What an attempt of a claim leads to, by the real state machine. */
-export const settlementOf = (claim: Claim, { delay, next, outcome }: Command & { readonly do: "settle" }, now: number): Settlement => {
+export const settlementOf = (
+  claim: Claim,
+  { delay, next, outcome, result }: Command & { readonly do: "settle" },
+  now: number
+): Settlement => {
   const outcomes: { readonly [Tag in Outcome["_tag"]]: Outcome } = {
-    Succeeded: { _tag: "Succeeded", result: `"done"`, late: false },
+    Succeeded: { _tag: "Succeeded", result: result ? `"done"` : null, late: false },
     Errored: { _tag: "Errored", error: "no", retry: true },
     TimedOut: { _tag: "TimedOut", error: "late" },
     Exhausted: { _tag: "Exhausted", error: "spent" },

@@ -15,7 +15,7 @@ const counts = { started: 0, succeeded: 0, errors: 0, timedOut: 0, cancelled: 0,
 const outcomes = { [State.succeeded]: "succeeded", [State.failed]: "failed", [State.cancelled]: "cancelled" } as const
 
 /** ids in the order of their making */
-const idOf = (kind: string, n: number) => `00000000-0000-7000-8${kind}-${n.toString(16).padStart(12, "0")}`
+export const idOf = (kind: string, n: number) => `00000000-0000-7000-8${kind}-${n.toString(16).padStart(12, "0")}`
 
 interface Made {
   readonly id: string
@@ -79,59 +79,56 @@ export const play = (database: Database, commands: ReadonlyArray<Command>, tally
         const runIds = [...model.runs.keys()]
         switch (command.do) {
           case "create": {
-            const id = idOf("bbb", ++ids) as RunId
             const unique = command.unique === null ? null : String(command.unique).repeat(64)
             const schedule = command.scheduled ? "Rule" : null
             const successLimit = command.scheduled ? command.limit : null
             const limits = { maxErrors: command.max, maxTimeouts: command.max, maxCrashes: command.max }
-            const fresh: runStore.NewRun = {
-              ...limits,
-              id,
-              job: command.job,
-              queue: "default",
-              schedule,
-              name: unique,
-              uniqueKey: unique,
-              priority: command.priority,
-              runAt: null,
-              delayMillis: command.delay * hour,
-              createdBy: me as InstanceId,
-              timeoutMillis: times.timeout * hour,
-              successLimit,
-              backoff: null,
-              payload: "",
-              payloadBytes: 0,
-              traceparent: null
-            }
-            const [created] = yield* runs.insert([fresh], null)
-            const expected = model.create({
-              ...limits,
-              id,
-              origin: id,
-              occurrence: 0,
-              job: command.job,
-              schedule,
-              unique,
-              priority: command.priority,
-              state: State.ready,
-              dueAt: model.now + command.delay,
-              fence: 0,
-              owner: null,
-              token: null,
-              startedBy: null,
-              cancel: false,
-              finishedAt: null,
-              claimedAt: null,
-              result: null,
-              error: null,
-              errors: 0,
-              timeouts: 0,
-              crashes: 0,
-              successCount: 0,
-              successLimit
-            })
-            if (expected !== id) tally["key held"]++
-            return assert.strictEqual(created, expected, "the run of that key")
+            const common = { ...limits, job: command.job, schedule, priority: command.priority, successLimit }
+            const wanted = Array.from({ length: command.count }, () => idOf("bbb", ++ids) as RunId)
+            const group = wanted.map(
+              (id): runStore.NewRun => ({
+                ...common,
+                id,
+                queue: "default",
+                name: unique,
+                uniqueKey: unique,
+                runAt: null,
+                delayMillis: command.delay * hour,
+                createdBy: me as InstanceId,
+                timeoutMillis: times.timeout * hour,
+                backoff: null,
+                payload: id,
+                payloadBytes: id.length,
+                traceparent: null
+              })
+            )
+            const created = yield* command.count === 3 ? runs.insertAll(group) : runs.insert(group, null)
+            const expected = wanted.map((id) =>
+              model.create({
+                ...common,
+                id,
+                origin: id,
+                occurrence: 0,
+                unique,
+                state: State.ready,
+                dueAt: model.now + command.delay,
+                fence: 0,
+                owner: null,
+                token: null,
+                startedBy: null,
+                cancel: false,
+                finishedAt: null,
+                claimedAt: null,
+                result: null,
+                error: null,
+                errors: 0,
+                timeouts: 0,
+                crashes: 0,
+                successCount: 0
+              })
+            )
+            tally["key held"] += expected.filter((id) => !wanted.includes(id as RunId)).length
+            return assert.deepStrictEqual<ReadonlyArray<string>>(created, expected, "the runs of that key")
           }
           case "claim": {
             const token = idOf("ccc", ++ids)
@@ -239,6 +236,16 @@ export const play = (database: Database, commands: ReadonlyArray<Command>, tally
             const deleted = model.deleteFinished(command.state)
             tally.deleted += deleted
             return assert.strictEqual(yield* runs.deleteFinished(outcomes[command.state], times.kept * hour), deleted, "deleted")
+          }
+          case "tamper": {
+            const id = fromEnd(runIds, command.run)
+            if (id === undefined) return
+            const { fence } = model.runs.get(id)!
+            const token = idOf("ddd", ++ids)
+            const change = { fence: { fence: fence + 7 }, token: { token }, owner: { owner: me } }[command.what]
+            const set = { fence: `fence = ${fence + 7}`, token: `claim_token = '${token}'`, owner: `owner = '${me}'` }[command.what]
+            yield* on(`UPDATE ${tables.runs} SET ${set} WHERE id = '${id}'`)
+            return model.tamper(id, change)
           }
           case "nextDue": {
             const waits = (yield* runs.nextDue).get("default")!

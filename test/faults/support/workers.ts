@@ -1,6 +1,6 @@
 /** The processes of a fault test, from the outside: started, listened to, frozen and killed. */
 import { type ChildProcess, spawn } from "node:child_process"
-import { mkdirSync } from "node:fs"
+import { mkdirSync, rmSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import { Effect, type Scope } from "effect"
 import { build } from "esbuild"
@@ -53,6 +53,7 @@ const bundle = (() => {
         logLevel: "error",
         banner: { js: `import { createRequire } from "node:module"; const require = createRequire(import.meta.url);` }
       })
+      process.once("exit", () => rmSync(outfile, { force: true }))
       return outfile
     })()
     return built

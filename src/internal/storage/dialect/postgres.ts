@@ -58,6 +58,7 @@ export const postgres: Dialect = {
   bytes: (text) => `octet_length(${text})`,
   big: (parameter) => `${parameter}::bigint`,
   limit: (rows) => `LIMIT ${rows}`,
+  lookUp: "JOIN",
   returning: true,
   writesInWith: true,
   orKeep: () => "ON CONFLICT DO NOTHING",

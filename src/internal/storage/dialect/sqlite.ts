@@ -42,6 +42,7 @@ export const sqlite: Dialect = {
   bytes: (text) => `length(CAST(${text} AS BLOB))`,
   big: (parameter) => parameter,
   limit: (rows) => `LIMIT ${rows}`,
+  lookUp: "JOIN",
   returning: true,
   writesInWith: false,
   orKeep: () => "ON CONFLICT DO NOTHING",

@@ -155,7 +155,7 @@ export const make = ({ database }: Asker): Create => {
   // two looks rather than one with OR, for which not every planner takes both indexes
   const foundBy = (column: "id" | "unique_key") => `
     SELECT * FROM (
-      SELECT r.id, r.unique_key FROM ${dialect.rows(":rows", keyColumns)} JOIN ${runs} r ON r.${column} = d.${column} ${dialect.currentRead}
+      SELECT r.id, r.unique_key FROM ${dialect.rows(":rows", keyColumns)} ${dialect.lookUp} ${runs} r ON r.${column} = d.${column} ${dialect.currentRead}
     ) by_${column}`
   const findHolders = statement(`${foundBy("id")} UNION ALL ${foundBy("unique_key")}`)
 

@@ -110,8 +110,8 @@ export const make = ({ database, me }: Asker): Settle => {
     })
   )
   const lockOurs = statement(`
-    SELECT r.id, r.fence FROM ${runs} r
-    JOIN ${dialect.rows(":rows", settledColumns)} ON r.id = d.run_id
+    SELECT r.id, r.fence FROM ${dialect.rows(":rows", settledColumns)}
+    ${dialect.lookUp} ${runs} r ON r.id = d.run_id
     WHERE ${guard}
     ${dialect.forUpdate}`)
 
@@ -121,7 +121,7 @@ export const make = ({ database, me }: Asker): Settle => {
     SELECT d.id, r.origin_id, r.occurrence + 1, ${State.ready}, d.due, ${now}, d.unique_key, d.success_count, 0, 0, 0,
       0, 0, ${inherited.map((column) => `r.${column}`).join(", ")}
     FROM ${dialect.rows(":rows", successorColumns)}
-    JOIN ${runs} r ON r.id = d.predecessor
+    ${dialect.lookUp} ${runs} r ON r.id = d.predecessor
     WHERE r.cancel_at IS NULL`)
 
   const insertAttempts = statement(`
@@ -212,8 +212,8 @@ export const make = ({ database, me }: Asker): Settle => {
   }
 
   const selectSettled = statement(`
-    SELECT r.id, r.fence FROM ${runs} r
-    JOIN ${dialect.rows(":rows", settledColumns)} ON r.id = d.run_id
+    SELECT r.id, r.fence FROM ${dialect.rows(":rows", settledColumns)}
+    ${dialect.lookUp} ${runs} r ON r.id = d.run_id
     WHERE r.fence = d.fence AND r.claim_token = d.token AND r.state <> ${State.running}`)
 
   const settledBefore = (group: ReadonlyArray<Settled>): Effect.Effect<ReadonlySet<string>, StorageError> =>

@@ -1,0 +1,245 @@
+/**
+ * Does the suite notice? Each guard is taken out of the real statements, one at a time, and a story about it must then fail with an
+ * assertion: not with an error of the database, which would only say that the mutant is no SQL.
+ */
+import { SqlClient } from "@effect/sql"
+import { assert } from "@effect/vitest"
+import { Cause, Chunk, Effect, Exit } from "effect"
+import * as databases from "../../src/internal/storage/database.js"
+import { dialectOf } from "../../src/internal/storage/dialect.js"
+import { migrate } from "../../src/internal/storage/migrations.js"
+import { type DatabaseName, onEveryDatabase } from "../support/databases.js"
+import { type ScenarioName, scenarios } from "./mutationScenarios.js"
+import { limit, report } from "./support/campaign.js"
+
+interface Mutation {
+  readonly guard: string
+  /** which statements, by their source with its blanks made one */
+  readonly in: RegExp
+  readonly find: RegExp
+  readonly replace: string
+  readonly killedBy: ScenarioName
+  readonly on?: ReadonlyArray<DatabaseName>
+}
+
+const drop = (guard: string, statements: RegExp, find: RegExp, killedBy: ScenarioName, on?: ReadonlyArray<DatabaseName>): Mutation =>
+  swap(guard, statements, find, "", killedBy, on)
+const swap = (
+  guard: string,
+  statements: RegExp,
+  find: RegExp,
+  replace: string,
+  killedBy: ScenarioName,
+  on?: ReadonlyArray<DatabaseName>
+): Mutation => ({
+  guard,
+  in: statements,
+  find: new RegExp(find.source, "g"),
+  replace,
+  killedBy,
+  ...(on === undefined ? {} : { on })
+})
+
+const settle = /errors = d\.errors/
+const settleLock = /^SELECT r\.id, r\.fence FROM .* = 1 FOR UPDATE/
+const success = /^UPDATE(?!.* = d\.errors).* (r\.)?success_count = /
+const settled = /^SELECT r\.id, r\.fence FROM .* r\.state <> 1/
+const claim = /^(UPDATE|WITH due).* owner = :me, claim_token = :token/
+const sweepLook = /AS expired|^SELECT r\.id, r\.fence, r\.errors/
+const declareDead = /AS expired|SET state = 3/
+const putBack = /^UPDATE.* (r\.)?(crashes|timeouts) = CASE WHEN r\.(crashes|timeouts) </
+const release = /^UPDATE.* WHERE id = :id AND fence = :fence/
+const unpark = /^(?=.*SET state = CASE WHEN crashes).* state = 5 AND/
+const owned = /(^| )(r\.)?fence, (r\.)?claim_token, (r\.)?cancel_at FROM/
+
+const running = / AND \(?\+?r\.state( \+ 0)?\)? = 1/
+const mysql = ["mysql"] as const
+/** what a claim skips can be told apart there only: see the story */
+const rowLocks = ["postgres"] as const
+
+const mutations: ReadonlyArray<Mutation> = [
+  drop("settle: fence", settle, /r\.fence = d\.fence AND /, "a stale holder of the same token settles"),
+  drop("settle: token", settle, /r\.claim_token = d\.token AND /, "a stale holder of the same fence settles"),
+  drop("settle: running", settle, running, "one claim has two outcomes"),
+  drop("settle: fence and token", settle, /r\.fence = d\.fence AND r\.claim_token = d\.token AND /, "an outcome comes after another claim"),
+  drop("settle, lock: fence", settleLock, /r\.fence = d\.fence AND /, "a stale holder of the same token settles", mysql),
+  drop("settle, lock: token", settleLock, /r\.claim_token = d\.token AND /, "a stale holder of the same fence settles", mysql),
+  drop("settle, lock: running", settleLock, running, "one claim has two outcomes", mysql),
+  swap(
+    "settle: a retry to be cancelled",
+    settle,
+    /r\.cancel_at IS NOT NULL THEN 4/,
+    "1 = 0 THEN 4",
+    "a run to be cancelled is not tried again"
+  ),
+  drop(
+    "success: fence",
+    success,
+    /r\.fence = \S*:fence.*? AND (?=r\.claim_token)|r\.fence = CAST\(:fence AS SIGNED\) AND /,
+    "a stale holder of the same token succeeds"
+  ),
+  drop("success: token", success, /r\.claim_token = \S+ AND /, "a stale holder of the same fence succeeds"),
+  drop("success: running", success, running, "a success comes after a cancellation"),
+  drop("look for settled: fence", settled, /r\.fence = d\.fence AND /, "what was taken back and cancelled"),
+  drop("look for settled: token", settled, /r\.claim_token = d\.token AND /, "what another claim has settled"),
+  swap(
+    "successor: not to be cancelled",
+    /occurrence \+ 1/,
+    /WHERE r\.cancel_at IS NULL/,
+    "WHERE 1 = 1",
+    "a run to be cancelled is followed by none"
+  ),
+  swap(
+    "successor: its key",
+    /occurrence \+ 1/,
+    /d\.due, (.*?), d\.unique_key/,
+    "d.due, $1, NULL",
+    "a key is held between the runs of a chain"
+  ),
+
+  swap(
+    "claim: alive with a lease",
+    claim,
+    /i\.id = :me AND i\.state = 0 AND i\.lease_until >=/,
+    "1 = 1 OR i.lease_until >=",
+    "an instance claims after its lease"
+  ),
+  swap("claim: the lease", claim, /i\.lease_until >=/, "0 <", "an instance claims after its lease"),
+  drop("claim: not draining", claim, /i\.state = 0 AND /, "an instance claims while it drains"),
+  drop("claim: one's own lease", claim, /i\.id = :me AND /, "an instance claims with another's lease"),
+  drop("claim: ready", claim, /state = \d AND (?=queue = :queue)/, "a run is claimed twice"),
+  drop("claim: no suspects", claim, /state = \d AND (?=queue = :queue)/, "a suspect is claimed among others"),
+  swap("claim: due", claim, /run_at <= /, "0 < ", "a run is claimed before its time"),
+  drop("claim: a known job", claim, /AND job IN \(.*?\) /, "a run of an unknown job is claimed"),
+  swap("claim: a known schedule", claim, /\(schedule IS NULL/, "(1 = 1", "a run of an unknown schedule is claimed"),
+  drop("claim: the row is locked", claim, /FOR UPDATE SKIP LOCKED/, "a row that another claim is about to take", rowLocks),
+  drop("claim: a locked row is skipped", claim, / SKIP LOCKED/, "a row that another claim is about to take", rowLocks),
+  drop(
+    "claim, answer: token",
+    /^SELECT .* WHERE owner = :me AND claim_token = :token/,
+    / AND claim_token = :token/,
+    "two claims are two answers",
+    mysql
+  ),
+
+  drop(
+    "sweep: the owner is not alive",
+    sweepLook,
+    / AND NOT EXISTS \(SELECT 1 FROM \w+ i WHERE i\.id = r\.owner AND i\.state IN \(0, 1\)\)/,
+    "a living instance is swept"
+  ),
+  drop("sweep: the dead are not alive", sweepLook, / AND i\.state IN \(0, 1\)(?=\))/, "a dead instance is swept"),
+  drop("sweep: running", sweepLook, /r\.state = 1 AND (?=NOT EXISTS)/, "a waiting run is swept"),
+  drop("sweep: overdue", sweepLook, / AND r\.deadline_at < .*?(?= ORDER BY|\) AS overdue)/, "a run in good time is swept"),
+  swap("declare dead: the lease", declareDead, /i\.lease_until < /, "0 < ", "a living instance is swept"),
+  drop("declare dead: alive", declareDead, /i\.state IN \(0, 1\) AND (?=i\.lease)/, "an instance that has signed off is swept"),
+  drop("put back: fence", putBack, /r\.fence = d\.fence AND /, "a sweep meets another claim"),
+  drop("put back: running", putBack, running, "a sweep meets a settlement"),
+  swap("put back: a run to be cancelled", putBack, /r\.cancel_at IS NOT NULL THEN 4/, "1 = 0 THEN 4", "a run to be cancelled is put back"),
+
+  drop("release: fence", release, / AND fence = :fence/, "a claim of old is released"),
+  drop("release: owner", release, / AND owner = :me/, "another's run is released"),
+  drop("release: running", release, / AND state = 1/, "a run that has ended is released"),
+  drop("cancel: waiting", /SET state = 4, finished_at/, / AND state IN \(0, 6, 5\)/, "a run that runs is cancelled as if it waited"),
+  drop("cancel: not over", /SET state = 4, finished_at/, / AND state IN \(0, 6, 5\)/, "a run that has ended is cancelled again"),
+  drop("request to cancel: running", /SET cancel_at = COALESCE/, / AND state = 1/, "a waiting run is asked to stop"),
+
+  drop("heartbeat: alive", /SET lease_until = /, / AND state IN \(0, 1\)/, "a dead instance renews its lease"),
+  drop("heartbeat: one's own runs", owned, /owner = :id AND |r\.owner = renewed\.id AND /, "another's runs are not one's own"),
+  drop("heartbeat: running", owned, / AND (r\.)?state = 1/, "what one has settled is not one's own"),
+  drop("drain: alive", /SET state = 1 WHERE id/, / AND state IN \(0, 1\)/, "a dead instance drains"),
+  drop("sign off: alive", /SET state = 2, stopped_at/, / AND state IN \(0, 1\)/, "a dead instance signs off"),
+
+  drop("park: ready", /SET state = 5/, /state = 0 AND /, "a run is parked while it is claimed"),
+  drop("unpark: parked", unpark, /state = 5 AND /, "a run that has ended is not unparked"),
+  drop("unpark: a known job", unpark, /AND job IN \(.*?\) /, "a run of an unknown job is not unparked"),
+  swap("retention: old enough", /^SELECT id FROM .* WHERE state = :state/, /finished_at < /, "0 < ", "a run is deleted before its time"),
+  drop("retention: its outcome", /^SELECT id FROM .* WHERE state = :state/, /state = :state AND /, "a run is deleted for another's sake"),
+  drop("create: a repeat", /^INSERT.* ON CONFLICT DO NOTHING/, /ON CONFLICT DO NOTHING /, "a creation is repeated", ["sqlite", "postgres"])
+]
+
+const indexes = { unique: "a key is held", chain: "a place in a chain is taken" } as const
+
+/** a database whose statements lack a guard; counts the statements that had it */
+const mutated = (database: databases.Database, { find, in: statements, replace }: Mutation) => {
+  let found = 0
+  return {
+    found: () => found,
+    database: {
+      ...database,
+      statement: (source: string) => {
+        const text = source.replace(/\s+/g, " ").trim()
+        if (!statements.test(text)) return database.statement(text)
+        const without = text.replace(find, replace)
+        if (without !== text) found++
+        return database.statement(without)
+      }
+    }
+  }
+}
+
+/** whether a story ended with an assertion that failed */
+const killed = <E>(exit: Exit.Exit<unknown, E>): boolean =>
+  Exit.isFailure(exit) && Chunk.some(Cause.defects(exit.cause), (defect) => defect instanceof Error && defect.name === "AssertionError")
+
+onEveryDatabase("a guard of the storage", (it, name) => {
+  const open = (prefix: string) =>
+    Effect.gen(function* () {
+      const sql = (yield* SqlClient.SqlClient).withoutTransforms()
+      const database = yield* databases.make(sql, dialectOf(sql)!, prefix)
+      yield* migrate(database)
+      return database
+    })
+  const here = mutations.filter(({ on }) => on === undefined || on.includes(name))
+
+  it.scoped(
+    "is there: all stories end well",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* open("whole")
+        const failed: Array<string> = []
+        for (const [story, scenario] of Object.entries(scenarios)) {
+          // where there are no locks of rows, nobody can hold one
+          if (name === "sqlite" && /^a row (that|beside)/.test(story)) continue
+          const exit = yield* Effect.exit(scenario(database))
+          if (Exit.isFailure(exit)) failed.push(`${story}: ${Cause.pretty(exit.cause)}`)
+        }
+        assert.deepStrictEqual(failed, [])
+      }),
+    limit(60, 60)
+  )
+
+  it.scoped(
+    "is missed when it is not there",
+    () =>
+      Effect.gen(function* () {
+        const database = yield* open("mutant")
+        const survivors: Array<string> = []
+        for (const mutation of here) {
+          const mutant = mutated(database, mutation)
+          const exit = yield* Effect.exit(scenarios[mutation.killedBy](mutant.database))
+          if (mutant.found() === 0) survivors.push(`${mutation.guard}: no statement has it any more`)
+          else if (!killed(exit))
+            survivors.push(`${mutation.guard}: ${Exit.isSuccess(exit) ? "nobody missed it" : Cause.pretty(exit.cause)}`)
+        }
+        for (const [index, story] of Object.entries(indexes)) {
+          const without = yield* open(`no_${index}`)
+          const { runs } = without.tables
+          yield* without.write("drop an index", (session) =>
+            session.run(`DROP INDEX ${runs}_${index}${name === "mysql" ? ` ON ${runs}` : ""}`)
+          )
+          if (!killed(yield* Effect.exit(scenarios[story](without)))) survivors.push(`the index ${index}: nobody missed it`)
+        }
+        report({
+          row: 70,
+          what: "guards taken out of the statements one at a time, each noticed by a story",
+          database: name,
+          count: here.length + 2,
+          result: survivors.length === 0 ? "passed" : "failed",
+          figure: `${here.length + 2 - survivors.length} of ${here.length + 2}: ${[...here.map(({ guard }) => guard), "unique key", "place in a chain"].join("; ")}`
+        })
+        assert.deepStrictEqual(survivors, [])
+      }),
+    limit(90, 90)
+  )
+})

@@ -1,0 +1,231 @@
+/** A network and a server that misbehave for a while: nothing is lost, nothing crashes, and everything goes on afterwards by itself. */
+import { isDeepStrictEqual } from "node:util"
+import { SqlClient } from "@effect/sql"
+import { assert } from "@effect/vitest"
+import { Effect } from "effect"
+import { onEveryDatabase, Target } from "../support/databases.js"
+import { eventually } from "../support/world.js"
+import { choicesFor, large, limit, report, scaled } from "./support/campaign.js"
+import { defects, noDefects } from "./support/checker.js"
+import { tell } from "./support/dbServers.js"
+import { createMeanwhile, untiring } from "./support/load.js"
+import { startProxy } from "./support/proxy.js"
+import { Act } from "./support/work.js"
+import { allEnded, makeAuditedWorld } from "./support/world.js"
+
+onEveryDatabase("a server", (it, database) => {
+  const test = database === "sqlite" ? it.scoped.skip : it.scoped
+
+  /** ends one connection of this database, not its own; how many it was */
+  const killOne = (url: string) =>
+    database === "postgres"
+      ? Effect.map(
+          tell(
+            url,
+            `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1`
+          ),
+          (rows) => rows.length
+        )
+      : Effect.flatMap(
+          tell(
+            url,
+            "SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID() ORDER BY RAND() LIMIT 1"
+          ),
+          // it may have gone by itself
+          ([row]) => (row === undefined ? Effect.succeed(0) : Effect.as(Effect.ignore(Effect.sandbox(tell(url, `KILL ${row.id}`))), 1))
+        )
+
+  test(
+    "that ends connections at random costs no run and no process, and its errors are typed",
+    () =>
+      Effect.gen(function* () {
+        const millis = scaled(4000, 60_000)
+        const { url } = yield* Target
+        const sql = yield* SqlClient.SqlClient
+        const world = yield* makeAuditedWorld
+        const jobsd = yield* world.client()
+        yield* Effect.replicateEffect(world.worker(), 2, { concurrency: 2 })
+        const load = yield* createMeanwhile(jobsd, () => ({ do: "succeed", millis: 100 }))
+        let killed = 0
+        const until = Date.now() + millis
+        while (Date.now() < until) {
+          killed += yield* killOne(url)
+          yield* Effect.sleep("60 millis")
+        }
+        yield* load.stop
+        // a pool notices that a connection is dead when it uses it
+        yield* Effect.repeatN(
+          Effect.all(
+            Array.from({ length: 12 }, () => Effect.ignore(sql`SELECT 1`)),
+            { concurrency: 12 }
+          ),
+          2
+        )
+        yield* allEnded(world)
+        const verdict = yield* world.verdict(load.accepted)
+        report({
+          row: 19,
+          what: "own connections killed at random",
+          database,
+          count: killed,
+          result: load.defects.length === 0 && isDeepStrictEqual(defects(verdict), noDefects) ? "passed" : "failed",
+          figure: `${load.accepted.length} accepted, ${load.failures.length} typed errors, lost ${verdict.lost.length}, twice ${verdict.twice.length}, defects ${load.defects.length}`
+        })
+        assert.isAbove(killed, 10)
+        assert.deepStrictEqual(load.defects, [])
+        assert.isFalse(world.workers.some((worker) => worker.hasExited()))
+        assert.deepStrictEqual(defects(verdict), noDefects)
+      }),
+    limit(40, 200)
+  )
+
+  test(
+    "that does not answer for a while loses an instance its lease, and the instance comes back by itself",
+    () =>
+      Effect.gen(function* () {
+        const millis = scaled(5000, 60_000)
+        const { url } = yield* Target
+        const proxy = yield* startProxy(url)
+        const world = yield* makeAuditedWorld
+        const jobsd = yield* world.client()
+        const cutOff = yield* world.worker({ url: proxy.url })
+        const endless = yield* Effect.orDie(jobsd.createRun(Act, { do: "never end" }, untiring))
+        yield* eventually(
+          Effect.sync(() => cutOff.atWork()),
+          (atWork) => atWork.length === 1
+        )
+        const from = Date.now()
+        proxy.blackHole(true)
+        yield* eventually(
+          Effect.sync(() => cutOff.runs("interrupted")),
+          (interrupted) => interrupted.length === 1
+        )
+        const fencedAfter = Date.now() - from
+        yield* Effect.sleep(Math.max(0, millis - fencedAfter))
+        const during = yield* Effect.replicateEffect(Effect.orDie(jobsd.createRun(Act, { do: "succeed" })), 5)
+        const back = Date.now()
+        proxy.blackHole(false)
+        yield* eventually(world.rows("runs", "WHERE state = 2"), (done) => done.length === during.length, "20 seconds")
+        const recoveredAfter = Date.now() - back
+        yield* Effect.orDie(jobsd.cancel(endless))
+        yield* allEnded(world)
+        const verdict = yield* world.verdict([endless, ...during])
+        report({
+          row: 23,
+          what: `all connections black-holed for ${millis} ms`,
+          database,
+          count: 1,
+          result: recoveredAfter <= 10_000 && isDeepStrictEqual(defects(verdict), noDefects) ? "passed" : "failed",
+          figure: `handlers interrupted after ${fencedAfter} ms, at work again ${recoveredAfter} ms after the end`
+        })
+        // trust is 1.8 s since a heartbeat of at most 0.6 s ago
+        assert.isAtMost(fencedAfter, 2500)
+        assert.isAtMost(recoveredAfter, 10_000)
+        assert.isFalse(cutOff.hasExited())
+        assert.deepStrictEqual(defects(verdict), noDefects)
+      }),
+    limit(40, 120)
+  )
+
+  // TCP would notice at last, after many minutes; how long an instance is out until then is a figure, not a promise
+  const halfOpen = large ? test : it.scoped.skip
+
+  halfOpen(
+    "whose end of every connection has vanished without a word costs an instance its connections, not its life",
+    () =>
+      Effect.gen(function* () {
+        const { url } = yield* Target
+        const proxy = yield* startProxy(url)
+        const world = yield* makeAuditedWorld
+        const jobsd = yield* world.client()
+        const cutOff = yield* world.worker({ url: proxy.url, connections: 3 })
+        const first = yield* Effect.orDie(jobsd.createRun(Act, { do: "succeed" }))
+        yield* allEnded(world)
+        // three times, so that every connection of the pool is among them, whatever it was used for
+        for (let i = 0; i < 3; i++) {
+          proxy.abandon()
+          yield* Effect.sleep("1 second")
+        }
+        const from = Date.now()
+        const second = yield* Effect.orDie(jobsd.createRun(Act, { do: "succeed" }))
+        const recovered = yield* Effect.either(Effect.sandbox(allEnded(world, "15 seconds")))
+        const took = Date.now() - from
+        report({
+          row: 23,
+          what: "every connection half-open for ever",
+          database,
+          count: 1,
+          result: recovered._tag === "Right" ? "passed" : "failed",
+          figure: recovered._tag === "Right" ? `at work again after ${took} ms` : "not at work again after 15 s"
+        })
+        assert.isFalse(cutOff.hasExited())
+        assert.strictEqual(recovered._tag, "Right", "it is not at work again")
+        assert.deepStrictEqual(defects(yield* world.verdict([first, second])), noDefects)
+      }),
+    limit(60, 60)
+  )
+
+  test(
+    "that is far away and loses one connection in a hundred statements is slow, and loses nothing",
+    () =>
+      Effect.gen(function* () {
+        const count = scaled(60, 1000)
+        const choose = choicesFor(`latency on ${database}`)
+        const { url } = yield* Target
+        const proxy = yield* startProxy(url)
+        const world = yield* makeAuditedWorld
+        const jobsd = yield* world.client()
+        proxy.onEach(() =>
+          choose.chance(0.01) ? { do: "cut", when: choose.oneOf(["before", "after"]) } : { do: "delay", millis: choose.between(0, 400) }
+        )
+        const ids = yield* Effect.replicateEffect(Effect.orDie(jobsd.createRun(Act, { do: "succeed" }, untiring)), count)
+        const from = Date.now()
+        yield* world.worker({ url: proxy.url, workers: 20, leaseMillis: 30_000 })
+        yield* allEnded(world, "5 minutes")
+        const took = Date.now() - from
+        const verdict = yield* world.verdict(ids)
+        report({
+          row: 24,
+          what: "latency 200 ± 200 ms, 1 % resets",
+          database,
+          count: proxy.struck(),
+          result: isDeepStrictEqual(defects(verdict), noDefects) ? "passed" : "failed",
+          figure: `${Math.round((count / took) * 1000)} runs/s with 20 workers, lost ${verdict.lost.length}`
+        })
+        assert.isAbove(proxy.struck(), 0)
+        assert.deepStrictEqual(defects(verdict), noDefects)
+        assert.strictEqual(verdict.seen.succeeded, count)
+      }),
+    limit(60, 400)
+  )
+})
+
+onEveryDatabase("a small pool", (it, database) => {
+  for (const connections of database === "sqlite" ? [1] : [1, 2]) {
+    it.scoped(
+      `of ${connections} with fifty handlers that all use it has no deadlock, and heartbeats are on time`,
+      () =>
+        Effect.gen(function* () {
+          const world = yield* makeAuditedWorld
+          const jobsd = yield* world.client()
+          const ids = yield* Effect.replicateEffect(Effect.orDie(jobsd.createRun(Act, { do: "sql", millis: 10 })), 100)
+          const worker = yield* world.worker({ connections, workers: 50, leaseMillis: 30_000 })
+          yield* allEnded(world)
+          const verdict = yield* world.verdict(ids)
+          report({
+            row: 25,
+            what: `pool of ${connections}, 50 handlers with SQL`,
+            database,
+            count: ids.length,
+            result: verdict.seen.succeeded === ids.length ? "passed" : "failed",
+            figure: `${verdict.seen.succeeded} succeeded, late heartbeats ${worker.logged("renew")}`
+          })
+          assert.deepStrictEqual(defects(verdict), noDefects)
+          assert.strictEqual(verdict.seen.succeeded, ids.length)
+          assert.strictEqual(worker.logged("renew"), 0)
+        }),
+      limit(40, 40)
+    )
+  }
+})
