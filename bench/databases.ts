@@ -131,6 +131,9 @@ const mariadb = async ({ stop, url }: Running): Promise<Server> => {
         disconnect: connection.disconnect,
         drop: async () => {
           await connection.disconnect()
+          // a statement outlives the process that asked for it, and the drop would wait for it
+          const [busy] = await admin.query<Array<mysql.RowDataPacket>>("SELECT id FROM information_schema.processlist WHERE db = ?", [name])
+          for (const { id } of busy) await admin.query(`KILL ${id}`).catch(() => {})
           await admin.query(`DROP DATABASE IF EXISTS \`${name}\``)
         }
       }

@@ -12,7 +12,7 @@ export const make = (variant: string, on: Kind): System => {
     const store = SqlPersistedQueue.layerStore(variant === "poll" ? { pollInterval: "20 millis" } : {})
     const layer: Layer.Layer<PersistedQueue.PersistedQueueFactory | SqlClient.SqlClient> = PersistedQueue.layer.pipe(
       Layer.provide(Layer.orDie(store)),
-      Layer.provideMerge(await client(on, url))
+      Layer.provideMerge(client(on, url))
     )
     const runtime = ManagedRuntime.make(layer)
     return { runtime, queue: await runtime.runPromise(queue) }

@@ -11,14 +11,13 @@ import { libraryTables } from "./runs.ts"
 const Noop = Job.make("noop", { payload: { id: Schema.Number, at: Schema.Number } })
 
 /** The library's tables, for whoever works on them. */
-export const migrate = async (on: Kind, url: string): Promise<void> =>
-  Effect.runPromise(Effect.provide(Jobsd.migrate(), await client(on, url)))
+export const migrate = (on: Kind, url: string): Promise<void> => Effect.runPromise(Effect.provide(Jobsd.migrate(), client(on, url)))
 
 export const make = (variant: string, on: Kind): System => ({
   ...libraryTables(on),
 
   producer: async (url) => {
-    const runtime = ManagedRuntime.make(Layer.provide(Jobsd.layerClient(), await client(on, url, variant)))
+    const runtime = ManagedRuntime.make(Layer.provide(Jobsd.layerClient(), client(on, url, variant)))
     await runtime.runtime()
     return {
       each: (next) =>
@@ -41,7 +40,7 @@ export const make = (variant: string, on: Kind): System => ({
     })
     const instance = Jobsd.layer({ jobs: [Noop], workers: concurrency }).pipe(
       Layer.provide(handler),
-      Layer.provide(await client(on, url, variant))
+      Layer.provide(client(on, url, variant))
     )
     const runtime = ManagedRuntime.make(observed ? Layer.provide(instance, (await import("./telemetry.ts")).telemetry) : instance)
     await runtime.runtime()

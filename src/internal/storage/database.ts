@@ -83,6 +83,8 @@ const sessionsOf = (dialect: Dialect) => {
 }
 
 const affectedRows = (raw: unknown): number => {
+  // SQLite's answer to a statement with RETURNING
+  if (Array.isArray(raw)) return raw.length
   const answer = raw as { readonly rowCount?: number | null; readonly affectedRows?: number; readonly changes?: number }
   return answer.rowCount ?? answer.affectedRows ?? answer.changes ?? 0
 }

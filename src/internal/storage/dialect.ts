@@ -97,6 +97,8 @@ export interface Dialect {
   readonly updateFrom: (update: UpdateFrom) => string
   /** the same with pairs, and without returning anything */
   readonly updatePairs: (update: UpdatePairs) => string
+  /** a DELETE of the rows whose column is among the ids of `rows` */
+  readonly deleteIn: (table: string, column: string, rows: string) => string
   /** an UPDATE of at most so many rows */
   readonly updateLimited: (update: UpdateLimited) => string
   /** how processes can hear of each other's runs */

@@ -99,6 +99,8 @@ export const mysql: Dialect = {
     `UPDATE ${rows} STRAIGHT_JOIN ${table} r ON ${on} SET ${assignments(set, "r.")} WHERE ${where}`,
   updatePairs: ({ set, table, value, where }) =>
     `UPDATE ${pairsFrom(value)} STRAIGHT_JOIN ${table} r ON r.id = d.id SET ${assignments(set("d.value"), "r.")} WHERE ${where}`,
+  // not IN: a subquery is asked for each row of the whole table (12 minutes for 1,000 of a million)
+  deleteIn: (table, column, rows) => `DELETE r FROM ${rows} STRAIGHT_JOIN ${table} r ON r.${column} = d.id`,
   updateLimited: ({ limit, set, table, where }) => `UPDATE ${table} SET ${set} WHERE ${where} LIMIT ${limit}`,
   // half of this is how long a run of another process waits for an idle instance; each look costs one statement
   hint: { kind: "none", lookMillis: 190 },

@@ -98,6 +98,7 @@ export const postgres: Dialect = {
   // Not a join: a planner without statistics takes the guard for so rare that it joins by comparing all with all (45 ms for 500).
   updatePairs: ({ set, table, value, where }) =>
     `UPDATE ${table} r SET ${assignments(set(`(:pairs::jsonb ->> r.id::text)::${types[value]}`))} WHERE r.id = ANY(:ids::uuid[]) AND ${where}`,
+  deleteIn: (table, column, rows) => `DELETE FROM ${table} WHERE ${column} IN (SELECT d.id FROM ${rows})`,
   updateLimited: ({ limit, set, table, where }) => `
     WITH chosen AS MATERIALIZED (SELECT id FROM ${table} WHERE ${where} LIMIT ${limit} FOR UPDATE SKIP LOCKED)
     UPDATE ${table} r SET ${set} FROM chosen WHERE r.id = chosen.id`,

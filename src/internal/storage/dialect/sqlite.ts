@@ -79,6 +79,7 @@ export const sqlite: Dialect = {
     `UPDATE ${table} AS r SET ${assignments(set)} FROM ${rows} WHERE ${on} AND ${where} RETURNING id, fence`,
   updatePairs: ({ set, table, where }) =>
     `UPDATE ${table} AS r SET ${assignments(set("d.value"))} FROM ${pairsFrom()} WHERE r.id = d.id AND ${where}`,
+  deleteIn: (table, column, rows) => `DELETE FROM ${table} WHERE ${column} IN (SELECT d.id FROM ${rows})`,
   updateLimited: ({ limit, set, table, where }) =>
     `UPDATE ${table} SET ${set} WHERE id IN (SELECT id FROM ${table} WHERE ${where} LIMIT ${limit})`,
   hint: {

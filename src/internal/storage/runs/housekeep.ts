@@ -98,10 +98,15 @@ export const make = ({ database, known: jobsAndSchedules, queues }: Asker): Hous
       }
     })
 
-  const parkUnknown = statement(`
-    UPDATE ${runs}
-    SET state = ${State.parked}
-    WHERE state = ${State.ready} AND id IN (SELECT d.id FROM ${dialect.rows(":rows", idColumns)})`)
+  const parkUnknown = statement(
+    dialect.updateFrom({
+      table: runs,
+      rows: dialect.rows(":rows", idColumns),
+      set: { state: String(State.parked) },
+      on: "r.id = d.id",
+      where: `${dialect.hidden("r.state")} = ${State.ready}`
+    })
+  )
   const park: Housekeep["park"] = (unknown) =>
     database.write("park runs", (session) => session.affected(parkUnknown, { rows: json(unknown.map((id) => ({ id }))) }))
 
@@ -121,8 +126,8 @@ export const make = ({ database, known: jobsAndSchedules, queues }: Asker): Hous
     ORDER BY finished_at
     LIMIT ${retentionBatch}
     ${dialect.skipLocked}`)
-  const deleteAttempts = statement(`DELETE FROM ${attempts} WHERE run_id IN (SELECT d.id FROM ${dialect.rows(":rows", idColumns)})`)
-  const deleteRuns = statement(`DELETE FROM ${runs} WHERE id IN (SELECT d.id FROM ${dialect.rows(":rows", idColumns)})`)
+  const deleteAttempts = statement(dialect.deleteIn(attempts, "run_id", dialect.rows(":rows", idColumns)))
+  const deleteRuns = statement(dialect.deleteIn(runs, "id", dialect.rows(":rows", idColumns)))
 
   const deleteFinished: Housekeep["deleteFinished"] = (outcome, kept) =>
     database.transact("delete finished runs", (session) =>
