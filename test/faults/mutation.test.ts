@@ -150,7 +150,7 @@ const mutations: ReadonlyArray<Mutation> = [
   drop("drain: alive", /SET state = 1 WHERE id/, / AND state IN \(0, 1\)/, "a dead instance drains"),
   drop("sign off: alive", /SET state = 2, stopped_at/, / AND state IN \(0, 1\)/, "a dead instance signs off"),
 
-  drop("park: ready", /SET (r\.)?state = 5/, / AND \(?\+?r\.state( \+ 0)?\)? = 0/, "a run is parked while it is claimed"),
+  swap("park: ready", /SET (r\.)?state = 5/, /\(?\+?r\.state( \+ 0)?\)? = 0/, "1 = 1", "a run is parked while it is claimed"),
   drop("unpark: parked", unpark, /state = 5 AND /, "a run that has ended is not unparked"),
   drop("unpark: a known job", unpark, /AND job IN \(.*?\) /, "a run of an unknown job is not unparked"),
   swap("retention: old enough", /^SELECT id FROM .* WHERE state = :state/, /finished_at < /, "0 < ", "a run is deleted before its time"),
