@@ -65,6 +65,11 @@ export const make = (options: {
     })
 
   const beat = Effect.gen(function* () {
+    // after a pause of the whole process this comes as late as the watch below, and must not revive what is to be given up
+    if (!trusted()) {
+      dead = true
+      return
+    }
     const asked = monotonicMillis(clock)
     const owned = yield* instances.heartbeat(counts.current())
     if (owned === null) {
