@@ -8,6 +8,7 @@ import * as Cron from "effect/Cron"
 import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Either from "effect/Either"
+import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import { ScheduleError } from "./JobsdError.js"
 
@@ -83,9 +84,36 @@ const parse = (name: string, expression: string, timeZone: string | DateTime.Tim
     (error) => new ScheduleError({ schedule: name, issue: `"${expression}" is not a cron expression: ${error.message}` })
   )
 
+/** Without a zone, Cron would take that of the machine it is asked on, and instances would not agree. */
+const zoned = (name: string, cron: Cron.Cron, timeZone: string | DateTime.TimeZone): Either.Either<Cron.Cron, ScheduleError> =>
+  Option.isSome(cron.tz)
+    ? Either.right(cron)
+    : Either.map(
+        Either.fromOption(
+          typeof timeZone === "string" ? DateTime.zoneFromString(timeZone) : Option.some(timeZone),
+          () => new ScheduleError({ schedule: name, issue: `"${timeZone}" is not a time zone` })
+        ),
+        (tz) => Cron.make({ ...cron, tz })
+      )
+
+/**
+ * Cron takes an hour that an autumn change repeats for its first pass. Whoever asks in the second is told moments of the first, which
+ * are behind: they are stepped over.
+ */
+const nextOf = (cron: Cron.Cron, after: number): number => {
+  const ask = (from: number) => Cron.next(cron, new Date(from)).getTime()
+  let next = ask(after)
+  while (next <= after) {
+    const later = ask(next)
+    if (later <= next) break
+    next = later
+  }
+  return next
+}
+
 /**
  * Makes a schedule from a cron expression of five fields (six with seconds first), a name like `@hourly` or `@daily`, or an
- * Effect `Cron`. The time zone is UTC unless one is given; a `Cron` brings its own.
+ * Effect `Cron`. The time zone is UTC unless one is given; a `Cron` that has one brings its own.
  *
  * Where clocks change: a time that the spring change skips comes an hour later by the local clock, and the hour that the autumn
  * change repeats is used once, so a rule of every 20 minutes pauses for an hour then. Use UTC or `every` where that matters.
@@ -128,12 +156,12 @@ export const cronEither = (
   expression: string | Cron.Cron,
   timeZone: string | DateTime.TimeZone = "UTC"
 ): Either.Either<JobSchedule, ScheduleError> =>
-  Either.flatMap(typeof expression === "string" ? parse(name, expression, timeZone) : Either.right(expression), (cron) =>
+  Either.flatMap(typeof expression === "string" ? parse(name, expression, timeZone) : zoned(name, expression, timeZone), (cron) =>
     Either.try({
       try: () => {
         // Cron finds out only here that a date never comes
         Cron.next(cron, new Date(0))
-        return make(name, (after) => DateTime.unsafeMake(Cron.next(cron, DateTime.toDate(after))))
+        return make(name, (after) => DateTime.unsafeMake(nextOf(cron, after.epochMillis)))
       },
       catch: () => new ScheduleError({ schedule: name, issue: "its date never comes" })
     })

@@ -19,7 +19,8 @@ onEveryDatabase("createRun", (it) => {
         assert.include([300, 700], runAt.epochMillis - createdAt.epochMillis)
         const late = startedAt.epochMillis - runAt.epochMillis
         assert.isAtLeast(late, 0)
-        assert.isBelow(late, 250)
+        // far below the poll interval, on a busy machine too
+        assert.isBelow(late, 2000)
       }
     })
   )

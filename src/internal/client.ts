@@ -9,7 +9,7 @@ import * as ParseResult from "effect/ParseResult"
 import type { InstanceId } from "../Instance.js"
 import type { Job } from "../Job.js"
 import type { Jobsd } from "../Jobsd.js"
-import { OptionError, PayloadError, RunNotFound, ScheduleError } from "../JobsdError.js"
+import { OptionError, PayloadError, RunNotFound, ScheduleError, type StorageError } from "../JobsdError.js"
 import type { RunId, RunState } from "../Run.js"
 import type { Announcer } from "./announcer.js"
 import { describeParseError } from "./failureText.js"
@@ -17,10 +17,10 @@ import * as groups from "./groups.js"
 import { nextMoment } from "./lifecycle.js"
 import { lastMoment, momentOf } from "./moment.js"
 import { backoffSteps, mergePolicy, nameIssue, priorityIssue, type Resolved, replay, textIssue } from "./settings.js"
-import { outsideTransaction } from "./storage/database.js"
+import { outsideTransaction, type Session } from "./storage/database.js"
 import type { Hint } from "./storage/hints.js"
 import type { NewRun, RunStore } from "./storage/runStore.js"
-import { metrics, sending, traceparent } from "./telemetry.js"
+import { metrics, sending, traceparentOf } from "./telemetry.js"
 import { isUuid, uuidv7 } from "./uuid.js"
 
 /** What an instance adds to a client: it can be woken. */
@@ -53,8 +53,11 @@ const wrongOption = (job: Job.Any, queue: string, priority: number, options: Job
   )
 }
 
+/** A value that is there at once, unless what makes it is an effect or fails. */
+type AtOnce<A, E> = A | Effect.Effect<A, E>
+
 /** The JSON text of a payload. A schema without effects is encoded without a fiber. */
-const encodePayload = (job: Job.Any, payload: unknown, limit: number): Effect.Effect<Encoded, PayloadError> => {
+const encodePayload = (job: Job.Any, payload: unknown, limit: number): AtOnce<Encoded, PayloadError> => {
   const encoded = ParseResult.encodeUnknown(job.payloadSchema)(payload)
   return Either.isEither(encoded) && Either.isRight(encoded)
     ? stored(job, encoded.right, limit)
@@ -63,16 +66,18 @@ const encodePayload = (job: Job.Any, payload: unknown, limit: number): Effect.Ef
           encoded,
           (issue) => new PayloadError({ job: job.name, issue: describeParseError(new ParseResult.ParseError({ issue })) })
         ),
-        (encoded) => stored(job, encoded, limit)
+        (encoded) => asEffect(stored(job, encoded, limit))
       )
 }
+
+const asEffect = <A extends object, E>(value: AtOnce<A, E>): Effect.Effect<A, E> => (Effect.isEffect(value) ? value : Effect.succeed(value))
 
 interface Encoded {
   readonly payload: string
   readonly payloadBytes: number
 }
 
-const stored = (job: Job.Any, encoded: unknown, limit: number): Effect.Effect<Encoded, PayloadError> => {
+const stored = (job: Job.Any, encoded: unknown, limit: number): AtOnce<Encoded, PayloadError> => {
   let payload: string
   try {
     payload = JSON.stringify(encoded) ?? ""
@@ -82,8 +87,14 @@ const stored = (job: Job.Any, encoded: unknown, limit: number): Effect.Effect<En
   const payloadBytes = Buffer.byteLength(payload)
   return payloadBytes > limit
     ? new PayloadError({ job: job.name, issue: `it has ${payloadBytes} bytes, payloadLimit is ${limit}` })
-    : Effect.succeed({ payload, payloadBytes })
+    : { payload, payloadBytes }
 }
+
+/** A run as its job and the options of createRun describe it, whatever its payload is and whoever creates it. */
+type Template = Omit<NewRun, "id" | "backoff" | "createdBy" | "traceparent" | keyof Encoded>
+
+/** What most runs are created with. */
+const noOptions = {} satisfies Jobsd.CreateRunOptions
 
 export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jobsd.Service, "instance" | "hurry"> => {
   const { announcer } = local
@@ -110,83 +121,126 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
       return typeof next === "number" ? Effect.succeed(next) : new ScheduleError({ schedule: schedule.name, issue: next })
     })
 
-  /** everything about new runs but their payloads */
-  const template = (job: Job.Any, options: Jobsd.CreateRunOptions) =>
-    Effect.gen(function* () {
-      const queue = options.queue ?? job.queue ?? "default"
-      const priority = options.priority ?? job.priority ?? 5
-      const { limit, runAt, schedule, unique } = options
-      const wrong = wrongOption(job, queue, priority, options)
-      if (wrong !== null) return yield* wrong
-      const delay = Duration.decodeUnknown(options.delay ?? 0)
-      if (Option.isNone(delay) || !Duration.isFinite(delay.value)) {
-        return yield* new OptionError({ option: "delay", issue: "expected a finite duration" })
-      }
-      const policy = mergePolicy(settings.policy, job.policy, options)
-      if (Either.isLeft(policy)) return yield* new OptionError(policy.left)
-      const delayMillis = Math.round(Duration.toMillis(delay.value))
-      const at = runAt === undefined ? null : DateTime.toEpochMillis(runAt)
-      if (Math.abs((at ?? Date.now()) + delayMillis) > lastMoment) {
-        return yield* new OptionError({
-          option: runAt === undefined ? "delay" : "runAt",
-          issue: "expected a moment before the year 275760"
-        })
-      }
-      return {
-        job: job.name,
-        queue,
-        schedule: schedule?.name ?? null,
-        name: unique ?? null,
-        uniqueKey: unique === undefined ? null : createHash("sha256").update(unique).digest("hex"),
-        priority,
-        runAt: schedule === undefined ? at : yield* firstMoment(schedule, at, delayMillis),
-        delayMillis: schedule === undefined ? delayMillis : 0,
-        createdBy: local.id(),
-        ...policy.right,
-        successLimit: limit ?? null,
-        traceparent: yield* traceparent
-      }
-    })
+  const described = (job: Job.Any, options: Jobsd.CreateRunOptions): Template | OptionError => {
+    const queue = queueOf(job, options)
+    const priority = options.priority ?? job.priority ?? 5
+    const { limit, runAt, schedule, unique } = options
+    const wrong = wrongOption(job, queue, priority, options)
+    if (wrong !== null) return wrong
+    const delay = Duration.decodeUnknown(options.delay ?? 0)
+    if (Option.isNone(delay) || !Duration.isFinite(delay.value)) {
+      return new OptionError({ option: "delay", issue: "expected a finite duration" })
+    }
+    const policy = mergePolicy(settings.policy, job.policy, options)
+    if (Either.isLeft(policy)) return new OptionError(policy.left)
+    const delayMillis = Math.round(Duration.toMillis(delay.value))
+    const at = runAt === undefined ? null : DateTime.toEpochMillis(runAt)
+    if (Math.abs((at ?? Date.now()) + delayMillis) > lastMoment) {
+      return new OptionError({
+        option: runAt === undefined ? "delay" : "runAt",
+        issue: "expected a moment before the year 275760"
+      })
+    }
+    return {
+      job: job.name,
+      queue,
+      schedule: schedule?.name ?? null,
+      name: unique ?? null,
+      uniqueKey: unique === undefined ? null : createHash("sha256").update(unique).digest("hex"),
+      priority,
+      runAt: at,
+      delayMillis,
+      ...policy.right,
+      successLimit: limit ?? null
+    }
+  }
+
+  // one for each job that is asked for without options
+  const plain = new WeakMap<Job.Any, Template>()
+  const template = (job: Job.Any, options: Jobsd.CreateRunOptions): AtOnce<Template, OptionError | ScheduleError | StorageError> => {
+    const known = options === noOptions ? plain.get(job) : undefined
+    if (known !== undefined) return known
+    const template = described(job, options)
+    if (template instanceof OptionError) return template
+    if (options === noOptions) plain.set(job, template)
+    const { schedule } = options
+    return schedule === undefined
+      ? template
+      : Effect.map(firstMoment(schedule, template.runAt, template.delayMillis), (runAt) => ({ ...template, runAt, delayMillis: 0 }))
+  }
 
   const newRun = (
     job: Job.Any,
     payload: unknown,
-    template: Omit<NewRun, "id" | "backoff" | keyof Encoded>,
-    options: Jobsd.CreateRunOptions
-  ) =>
-    Effect.flatMap(encodePayload(job, payload, settings.payloadLimit), (encoded) => {
-      const id = uuidv7(Date.now()) as RunId
-      const run = (backoff: string | null): NewRun => ({ id, backoff, ...template, ...encoded })
-      return options.backoff === undefined
-        ? Effect.succeed(run(null))
-        : Effect.map(replay(options.backoff, backoffSteps, id), (backoff) => run(JSON.stringify(backoff)))
+    template: Template,
+    options: Jobsd.CreateRunOptions,
+    traceparent: string | null
+  ): AtOnce<NewRun, PayloadError> => {
+    const id = uuidv7(Date.now()) as RunId
+    const run = (encoded: Encoded, backoff: string | null): NewRun => ({
+      id,
+      backoff,
+      ...template,
+      createdBy: local.id(),
+      traceparent,
+      ...encoded
     })
+    const encoded = encodePayload(job, payload, settings.payloadLimit)
+    return options.backoff === undefined
+      ? Effect.isEffect(encoded)
+        ? Effect.map(encoded, (encoded) => run(encoded, null))
+        : run(encoded, null)
+      : Effect.zipWith(asEffect(encoded), replay(options.backoff, backoffSteps, id), (encoded, backoff) =>
+          run(encoded, JSON.stringify(backoff))
+        )
+  }
 
   const queueOf = (job: Job.Any, options: Jobsd.CreateRunOptions) => options.queue ?? job.queue ?? "default"
 
-  const createRun: Jobsd.Service["createRun"] = (job, payload, options = {}) =>
-    Effect.gen(function* () {
-      const run = yield* newRun(job, payload, yield* template(job, options), options)
-      const transaction = yield* store.callersTransaction
-      const id = Option.isNone(transaction) ? yield* insertInGroup(run) : (yield* store.insertWithin(transaction.value, [run]))[0]!
-      if (Option.isSome(transaction)) announcer.announceLater(hintOf(run))
-      if (id === run.id) metrics.sent(1, run.job)
-      else yield* Effect.logDebug(`createRun: the unique key is held by run ${id}; nothing was created`)
-      return id
+  const insertOne = (run: NewRun, transaction: Session | null) =>
+    transaction === null
+      ? insertInGroup(run)
+      : Effect.map(store.insertWithin(transaction, [run]), ([id]) => {
+          announcer.announceLater(hintOf(run))
+          return id!
+        })
+
+  const createRun: Jobsd.Service["createRun"] = (job, payload, options = noOptions) =>
+    Effect.withFiberRuntime<RunId, Jobsd.CreateRunError>((fiber) => {
+      const transaction = store.transactionOf(fiber.currentContext)
+      const traceparent = traceparentOf(fiber.currentSpan)
+      const create = (run: NewRun) =>
+        Effect.flatMap(insertOne(run, transaction), (id) => {
+          if (id !== run.id) return Effect.as(Effect.logDebug(`createRun: the unique key is held by run ${id}; nothing was created`), id)
+          metrics.sent(1, run.job)
+          return Effect.succeed(id)
+        })
+      const shared = template(job, options)
+      const run = Effect.isEffect(shared)
+        ? Effect.flatMap(shared, (shared) => asEffect(newRun(job, payload, shared, options, traceparent)))
+        : newRun(job, payload, shared, options, traceparent)
+      return Effect.isEffect(run) ? Effect.flatMap(run, create) : create(run)
     }).pipe(sending(job.name, queueOf(job, options)))
 
-  const createRuns: Jobsd.Service["createRuns"] = (job, payloads, options = {}) =>
-    Effect.gen(function* () {
-      const shared = yield* template(job, options)
-      const runs = yield* Effect.forEach(payloads, (payload) => newRun(job, payload, shared, options))
-      if (runs.length === 0) return []
-      const transaction = yield* store.callersTransaction
-      const ids = yield* Option.isNone(transaction) ? store.insertAll(runs) : store.insertWithin(transaction.value, runs)
-      if (Option.isNone(transaction)) announcer.announce([hintOf(shared)])
-      else announcer.announceLater(hintOf(shared))
-      metrics.sent(ids.length, job.name)
-      return ids
-    }).pipe(sending(job.name, queueOf(job, options)))
+  const createRuns: Jobsd.Service["createRuns"] = (job, payloads, options = noOptions) =>
+    Effect.withFiberRuntime<ReadonlyArray<RunId>, Jobsd.CreateRunError>((fiber) =>
+      Effect.gen(function* () {
+        const transaction = store.transactionOf(fiber.currentContext)
+        const traceparent = traceparentOf(fiber.currentSpan)
+        const shared = yield* asEffect(template(job, options))
+        const runs: Array<NewRun> = []
+        for (const payload of payloads) {
+          const run = newRun(job, payload, shared, options, traceparent)
+          runs.push(Effect.isEffect(run) ? yield* run : run)
+        }
+        if (runs.length === 0) return []
+        const ids = yield* transaction === null ? store.insertAll(runs) : store.insertWithin(transaction, runs)
+        if (transaction === null) announcer.announce([hintOf(shared)])
+        else announcer.announceLater(hintOf(shared))
+        metrics.sent(ids.length, job.name)
+        return ids
+      })
+    ).pipe(sending(job.name, queueOf(job, options)))
 
   // an id comes in from outside: what is no UUID is no run either, and databases compare the letters of one differently
   const latest = (id: RunId) =>

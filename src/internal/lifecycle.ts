@@ -84,7 +84,7 @@ const chainGoesOn = (run: Attempted, successCount: number): boolean =>
 
 /** What an outcome leads to. */
 export const settle = (run: Attempted, outcome: Outcome, facts: Facts): Settlement => {
-  const unchanged: Settlement = {
+  const after: { -readonly [K in keyof Settlement]: Settlement[K] } = {
     state: waiting(run),
     delayMillis: null,
     errors: run.errors,
@@ -98,39 +98,35 @@ export const settle = (run: Attempted, outcome: Outcome, facts: Facts): Settleme
   }
   const follow = (successCount: number) =>
     chainGoesOn(run, successCount) && facts.nextRunAt !== null ? { runAt: facts.nextRunAt, successCount } : null
-  const errors = count(run.errors, outcome._tag === "Errored")
-  const timeouts = count(run.timeouts, outcome._tag === "TimedOut")
 
   switch (outcome._tag) {
     case "Released":
-      return unchanged
+      break
     case "Cancelled":
-      return { ...unchanged, state: State.cancelled }
-    case "Succeeded": {
-      const successCount = count(run.successCount, true)
-      return {
-        ...unchanged,
-        state: State.succeeded,
-        successCount,
-        result: outcome.result,
-        late: outcome.late,
-        successor: follow(successCount)
-      }
-    }
+      after.state = State.cancelled
+      break
+    case "Succeeded":
+      after.state = State.succeeded
+      after.successCount = count(run.successCount, true)
+      after.result = outcome.result
+      after.late = outcome.late
+      after.successor = follow(after.successCount)
+      break
     case "Errored":
     case "TimedOut":
     case "Exhausted":
-      return wantsRetry(run, outcome) && facts.retryDelayMillis !== null
-        ? {
-            ...unchanged,
-            delayMillis: facts.retryDelayMillis,
-            errors,
-            timeouts,
-            error: outcome.error,
-            keepAttempt: outcome._tag === "TimedOut" ? "timeout" : "error"
-          }
-        : { ...unchanged, state: State.failed, errors, timeouts, error: outcome.error, successor: follow(run.successCount) }
+      after.errors = count(run.errors, outcome._tag === "Errored")
+      after.timeouts = count(run.timeouts, outcome._tag === "TimedOut")
+      after.error = outcome.error
+      if (wantsRetry(run, outcome) && facts.retryDelayMillis !== null) {
+        after.delayMillis = facts.retryDelayMillis
+        after.keepAttempt = outcome._tag === "TimedOut" ? "timeout" : "error"
+      } else {
+        after.state = State.failed
+        after.successor = follow(run.successCount)
+      }
   }
+  return after
 }
 
 /** Whether settling this outcome will ask for the schedule's next moment. */

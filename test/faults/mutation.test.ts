@@ -62,7 +62,6 @@ const mutations: ReadonlyArray<Mutation> = [
   drop("settle: token", settle, /r\.claim_token = d\.token AND /, "a stale holder of the same fence settles"),
   drop("settle: running", settle, running, "one claim has two outcomes"),
   drop("settle: fence and token", settle, /r\.fence = d\.fence AND r\.claim_token = d\.token AND /, "an outcome comes after another claim"),
-  drop("settle, lock: fence", settleLock, /r\.fence = d\.fence AND /, "a stale holder of the same token settles", mysql),
   drop("settle, lock: token", settleLock, /r\.claim_token = d\.token AND /, "a stale holder of the same fence settles", mysql),
   drop("settle, lock: running", settleLock, running, "one claim has two outcomes", mysql),
   swap(
@@ -80,7 +79,6 @@ const mutations: ReadonlyArray<Mutation> = [
   ),
   drop("success: token", success, /r\.claim_token = \S+ AND /, "a stale holder of the same fence succeeds"),
   drop("success: running", success, running, "a success comes after a cancellation"),
-  drop("look for settled: fence", settled, /r\.fence = d\.fence AND /, "what was taken back and cancelled"),
   drop("look for settled: token", settled, /r\.claim_token = d\.token AND /, "what another claim has settled"),
   swap(
     "successor: not to be cancelled",

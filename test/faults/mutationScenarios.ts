@@ -126,7 +126,6 @@ export const scenarios = {
   "a stale holder of the same fence succeeds": story(create(), claim("A"), tamper("token"), settle("Succeeded", plain)),
   "a success comes after a cancellation": story(create(), claim("A"), settle("Cancelled"), settle("Succeeded", plain)),
   "what another claim has settled": story(create(), claim("A"), settle("Succeeded"), tamper("token"), settle("Succeeded")),
-  "what was taken back and cancelled": story(create(), claim("A"), release(), to("cancelWaiting"), settle("Succeeded")),
 
   "an instance claims after its lease": story(create(), by("expire", "A"), claim("A")),
   "an instance claims while it drains": story(create(), by("drain", "A"), claim("A")),

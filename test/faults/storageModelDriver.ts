@@ -171,7 +171,11 @@ export const play = (database: Database, commands: ReadonlyArray<Command>, tally
             tally.followed += settled.filter(({ successorId }) => model.runs.has(successorId)).length
             // what was still ours, and what an earlier write of that claim has settled: its answer may have been lost
             const recorded = model.settledBefore(settled.map(({ claim }) => claim))
-            return assert.sameMembers([...written], recorded, "what these claims have settled")
+            return assert.sameMembers(
+              [...written].map(({ fence, id }) => `${id} ${fence}`),
+              recorded,
+              "what these claims have settled"
+            )
           }
           case "heartbeat": {
             const owned = yield* instances.heartbeat(counts)

@@ -7,20 +7,41 @@ import * as Effect from "effect/Effect"
 import { make as makeWake } from "./wake.js"
 
 export interface Deadlines {
-  /** calls `act` after so many milliseconds; the function returned calls it off */
-  readonly after: (millis: number, act: () => void) => () => void
+  /** calls `act` after so many milliseconds, counted from a moment that has just been read off `monotonicMillis` */
+  readonly after: (millis: number, from: number, act: () => void) => Deadline
   readonly loop: Effect.Effect<never>
 }
 
-interface Entry {
-  readonly at: number
-  act: (() => void) | null
+export interface Deadline {
+  readonly callOff: () => void
 }
 
-/** The entries of one timeout: they end in the order they began, so the queue is always sorted. */
-interface Queue {
-  entries: Array<Entry>
-  calledOff: number
+/** The deadlines of one timeout: they end in the order they began, so the queue is always sorted. */
+class Queue {
+  entries: Array<Entry> = []
+  calledOff = 0
+
+  // most attempts end long before their deadline: without this, half an hour of them would stay in memory
+  compact(): void {
+    this.entries = this.entries.filter(({ act }) => act !== null)
+    this.calledOff = 0
+  }
+}
+
+class Entry implements Deadline {
+  constructor(
+    readonly at: number,
+    public act: (() => void) | null,
+    readonly queue: Queue
+  ) {}
+
+  callOff() {
+    if (this.act === null) return
+    this.act = null
+    const { queue } = this
+    queue.calledOff++
+    if (queue.calledOff > 1000 && queue.calledOff > queue.entries.length / 2) queue.compact()
+  }
 }
 
 export const make: Effect.Effect<Deadlines> = Effect.gen(function* () {
@@ -28,12 +49,6 @@ export const make: Effect.Effect<Deadlines> = Effect.gen(function* () {
   const { loop, wake } = yield* makeWake
   const queues = new Map<number, Queue>()
   let next = Number.POSITIVE_INFINITY
-
-  // most attempts end long before their deadline: without this, half an hour of them would stay in memory
-  const compact = (queue: Queue) => {
-    queue.entries = queue.entries.filter(({ act }) => act !== null)
-    queue.calledOff = 0
-  }
 
   const turn = Effect.sync(() => {
     const now = monotonicMillis(clock)
@@ -60,25 +75,19 @@ export const make: Effect.Effect<Deadlines> = Effect.gen(function* () {
   })
 
   return {
-    after: (millis, act) => {
-      const entry: Entry = { at: monotonicMillis(clock) + millis, act }
+    after: (millis, from, act) => {
       let queue = queues.get(millis)
       if (queue === undefined) {
-        queue = { entries: [], calledOff: 0 }
+        queue = new Queue()
         queues.set(millis, queue)
       }
+      const entry = new Entry(from + millis, act, queue)
       queue.entries.push(entry)
       if (entry.at < next) {
         next = entry.at
         wake()
       }
-      const mine = queue
-      return () => {
-        if (entry.act === null) return
-        entry.act = null
-        mine.calledOff++
-        if (mine.calledOff > 1000 && mine.calledOff > mine.entries.length / 2) compact(mine)
-      }
+      return entry
     },
     loop: loop(turn)
   }

@@ -51,7 +51,7 @@ export const make = (options: {
 
     const giveBackLater = (pool: WorkerPool) => {
       if (pool.waiting().length === 0) return
-      deadlines.after(aheadMillis, () => {
+      deadlines.after(aheadMillis, monotonicMillis(clock), () => {
         const since = monotonicMillis(clock) - aheadMillis
         const late = pool.withdraw(({ at }) => at <= since)
         if (late.length > 0) pool.slower()

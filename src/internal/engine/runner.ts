@@ -5,20 +5,22 @@ import * as Context from "effect/Context"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as FiberId from "effect/FiberId"
+import * as FiberRef from "effect/FiberRef"
+import * as FiberRefs from "effect/FiberRefs"
 import * as Runtime from "effect/Runtime"
 import * as Scope from "effect/Scope"
 import type { InstanceId } from "../../Instance.js"
 import type { Job } from "../../Job.js"
 import { errorText, redactedBy } from "../failureText.js"
+import * as lazyScope from "../lazyScope.js"
 import { budgetLeft, type Outcome } from "../lifecycle.js"
 import type { Resolved } from "../settings.js"
 import type { ClaimedRun } from "../storage/runRow.js"
-import { annotations, metrics, processing } from "../telemetry.js"
+import { annotating, metrics, processing } from "../telemetry.js"
 import { type Attempt, compile, DecodeFailure, EncodeFailure, type HandledJob } from "./attempt.js"
 import type { Counts } from "./counts.js"
-import { type Deadlines, monotonicMillis } from "./deadlines.js"
+import { type Deadline, type Deadlines, monotonicMillis } from "./deadlines.js"
 import { Info } from "./info.js"
-import * as lazyScope from "./lazyScope.js"
 import type { Settler } from "./settler.js"
 import type { Claimed, WorkerPool } from "./workerPool.js"
 
@@ -43,13 +45,34 @@ export interface Runner {
   readonly startedBefore: (moment: number) => ReadonlyArray<ClaimedRun>
 }
 
-interface Running {
-  readonly run: ClaimedRun
-  readonly fiber: Fiber.RuntimeFiber<string | null, unknown>
-  readonly since: number
-  reason: Reason | null
-  settled: boolean
+/** An attempt that has begun. */
+class Running {
+  reason: Reason | null = null
+  settled = false
+  deadline: Deadline | null = null
+  fiber: Fiber.RuntimeFiber<string | null, unknown> | null = null
+
+  constructor(
+    readonly run: ClaimedRun,
+    readonly prepared: Prepared,
+    readonly pool: WorkerPool,
+    /** monotonic */
+    readonly since: number,
+    /** by the database's clock */
+    readonly startedAt: number
+  ) {}
 }
+
+/** A job, and all that its runs have in common. */
+interface Prepared {
+  readonly handled: HandledJob
+  readonly attempt: Attempt
+  readonly annotations: ReturnType<typeof annotating>
+  /** without the context, which is every attempt's own: a fork looks through all there are */
+  readonly fiberRefs: FiberRefs.FiberRefs
+}
+
+const succeeded: Outcome = { _tag: "Succeeded", result: null, late: false }
 
 /** How long finalizers may take before an interrupted attempt is settled without them. */
 const finalizerMillis = 5000
@@ -67,8 +90,15 @@ export const make = (options: {
 }): Runner => {
   const { clock, counts, deadlines, instanceId, jobs, settings, settler } = options
   const running = new Map<string, Running>()
-  const attempts = new Map<string, Attempt>()
-  for (const [name, handled] of jobs) attempts.set(name, compile(handled, settings.payloadLimit))
+  const prepared = new Map<string, Prepared>()
+  for (const [name, handled] of jobs) {
+    prepared.set(name, {
+      handled,
+      attempt: compile(handled, settings.payloadLimit),
+      annotations: annotating(name, handled.runtime),
+      fiberRefs: FiberRefs.delete(handled.runtime.fiberRefs, FiberRef.currentContext)
+    })
+  }
 
   const runInfo = (run: ClaimedRun, startedAt: number) => (payload: unknown) => new Info(run, payload, startedAt, instanceId)
   const redacted = redactedBy(settings.redact)
@@ -92,9 +122,12 @@ export const make = (options: {
     return { _tag: "Errored", error: redacted(errorText(cause, job.errorSchema)), retry: true }
   }
 
-  const outcomeOf = (exit: Exit.Exit<string | null, unknown>, { reason, run }: Running, job: Job.Any, late: boolean): Outcome | null => {
-    if (Exit.isSuccess(exit)) return { _tag: "Succeeded", result: exit.value, late }
-    if (reason === null || !Cause.isInterrupted(exit.cause)) return failureOutcome(exit.cause, job)
+  const outcomeOf = (exit: Exit.Exit<string | null, unknown>, { prepared, reason, run }: Running, took: number): Outcome | null => {
+    if (Exit.isSuccess(exit)) {
+      const late = run.timeoutMillis !== null && took > run.timeoutMillis
+      return exit.value === null && !late ? succeeded : { _tag: "Succeeded", result: exit.value, late }
+    }
+    if (reason === null || !Cause.isInterrupted(exit.cause)) return failureOutcome(exit.cause, prepared.handled.job)
     switch (reason) {
       case "timeout":
         return timedOut(run)
@@ -118,11 +151,44 @@ export const make = (options: {
     }
   }
 
+  const elapsed = ({ since }: Running) => monotonicMillis(clock) - since
+
+  const settleOnce = (attempt: Running, outcome: Outcome | null, took: number) => {
+    if (attempt.settled) return
+    attempt.settled = true
+    const { run, startedAt } = attempt
+    if (outcome !== null) settler.offer({ run, outcome, startedAt, endedAt: Math.round(startedAt + took) })
+  }
+
+  const overdue = (attempt: Running) => {
+    if (attempt.reason !== null) return
+    interrupt(attempt, "timeout")
+    attempt.deadline = deadlines.after(finalizerMillis, monotonicMillis(clock), () => {
+      options.warn("a handler goes on after its timeout; it keeps its worker", attempt.run)
+      settleOnce(attempt, timedOut(attempt.run), elapsed(attempt))
+    })
+  }
+
+  const ended = (attempt: Running, exit: Exit.Exit<string | null, unknown>) => {
+    const { pool, run } = attempt
+    attempt.deadline?.callOff()
+    running.delete(run.id)
+    const took = elapsed(attempt)
+    metrics.duration(took / 1000, run.job)
+    settleOnce(attempt, outcomeOf(exit, attempt, took), took)
+    pool.ended(took)
+  }
+
+  const interrupt = (attempt: Running, reason: Reason) => {
+    attempt.reason ??= reason
+    attempt.fiber?.unsafeInterruptAsFork(FiberId.none)
+  }
+
   const start: Runner["start"] = ({ at, run }, pool) => {
-    const before = monotonicMillis(clock)
-    const startedAt = Math.round(run.claimedAt + before - at)
-    const handled = jobs.get(run.job)
-    if (handled === undefined || running.has(run.id) || run.cancelRequested) {
+    const since = monotonicMillis(clock)
+    const startedAt = Math.round(run.claimedAt + since - at)
+    const job = prepared.get(run.job)
+    if (job === undefined || running.has(run.id) || run.cancelRequested) {
       giveBack([{ at, run }])
       return pool.ended(0)
     }
@@ -133,74 +199,47 @@ export const make = (options: {
     counts.started()
     metrics.wait((run.claimedAt - run.runAt) / 1000, run.job)
 
-    const attempt = attempts.get(run.job)!(run.payload, runInfo(run, startedAt))
+    const attempt = new Running(run, job, pool, since, startedAt)
+    running.set(run.id, attempt)
+    if (run.timeoutMillis !== null) attempt.deadline = deadlines.after(run.timeoutMillis, since, () => overdue(attempt))
+
+    const { handled } = job
     const scope = lazyScope.make()
     const runtime = Runtime.make({
       context: Context.add(handled.context, Scope.Scope, scope.scope),
-      fiberRefs: handled.runtime.fiberRefs,
+      fiberRefs: job.fiberRefs,
       runtimeFlags: handled.runtime.runtimeFlags
     })
-    const fiber = Runtime.runFork(runtime, handled.traced ? processing(run)(attempt) : attempt, { updateRefs: annotations(run) })
-    const entry: Running = { run, fiber, since: before, reason: null, settled: false }
-    running.set(run.id, entry)
-
-    const settleOnce = (outcome: Outcome | null) => {
-      if (entry.settled) return
-      entry.settled = true
-      if (outcome !== null) {
-        settler.offer({ run, outcome, startedAt, endedAt: Math.round(startedAt + monotonicMillis(clock) - before) })
-      }
-    }
-
-    let callOff =
-      run.timeoutMillis === null
-        ? undefined
-        : deadlines.after(run.timeoutMillis, () => {
-            if (entry.reason !== null) return
-            interruptEntry(entry, "timeout")
-            callOff = deadlines.after(finalizerMillis, () => {
-              options.warn("a handler goes on after its timeout; it keeps its worker", run)
-              settleOnce(timedOut(run))
-            })
-          })
-
-    const ended = (exit: Exit.Exit<string | null, unknown>) => {
-      callOff?.()
-      running.delete(run.id)
-      const took = monotonicMillis(clock) - before
-      metrics.duration(took / 1000, run.job)
-      settleOnce(outcomeOf(exit, entry, handled.job, run.timeoutMillis !== null && took > run.timeoutMillis))
-      pool.ended(took)
-    }
-    fiber.addObserver((exit) => {
+    const effect = job.attempt(run.payload, runInfo(run, startedAt))
+    attempt.fiber = Runtime.runFork(runtime, handled.traced ? processing(run)(effect) : effect, { updateRefs: job.annotations(run) })
+    // a handler can ask for its own end before there is a fiber to interrupt
+    if (attempt.reason !== null) interrupt(attempt, attempt.reason)
+    attempt.fiber.addObserver((exit) => {
       const closing = scope.close(exit)
-      if (closing === null) return ended(exit)
+      if (closing === null) return ended(attempt, exit)
       // a finalizer that dies makes an error of a success
-      Runtime.runFork(handled.runtime)(closing).addObserver((closed) => ended(Exit.isFailure(exit) ? exit : Exit.zipLeft(exit, closed)))
+      Runtime.runFork(handled.runtime)(closing).addObserver((closed) =>
+        ended(attempt, Exit.isFailure(exit) ? exit : Exit.zipLeft(exit, closed))
+      )
     })
-  }
-
-  const interruptEntry = (entry: Running, reason: Reason) => {
-    entry.reason ??= reason
-    entry.fiber.unsafeInterruptAsFork(FiberId.none)
   }
 
   return {
     start,
     giveBack,
     interrupt: (id, reason) => {
-      const entry = running.get(id)
-      if (entry !== undefined) interruptEntry(entry, reason)
+      const attempt = running.get(id)
+      if (attempt !== undefined) interrupt(attempt, reason)
     },
     cancel: (id) => {
-      const entry = running.get(id)
-      if (entry !== undefined) interruptEntry(entry, "cancel")
+      const attempt = running.get(id)
+      if (attempt !== undefined) interrupt(attempt, "cancel")
       for (const pool of options.pools()) {
         giveBack(pool.withdraw(({ run }) => run.id === id).map(({ at, run }) => ({ at, run: { ...run, cancelRequested: true } })))
       }
     },
     interruptAll: (reason) => {
-      for (const entry of [...running.values()]) interruptEntry(entry, reason)
+      for (const attempt of [...running.values()]) interrupt(attempt, reason)
     },
     fenceOf: (id) => running.get(id)?.run.fence,
     running: () => running.size,

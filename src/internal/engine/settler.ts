@@ -20,7 +20,7 @@ import {
 import { momentOf } from "../moment.js"
 import { delayAfter, type Resolved, replay, storedBackoff } from "../settings.js"
 import type { ClaimedRun } from "../storage/runRow.js"
-import { claimKey, type RunStore, type Settled as StoredSettled } from "../storage/runStore.js"
+import type { Recorded, RunStore, Settled as StoredSettled } from "../storage/runStore.js"
 import { metrics } from "../telemetry.js"
 import { uuidv7 } from "../uuid.js"
 import type { Counts } from "./counts.js"
@@ -126,7 +126,7 @@ export const make = (options: {
         : settled(ended, noFacts)
 
     // Content must not block a settlement: a group that is rejected is split down to the row, and the row's texts are given up.
-    const write = (group: ReadonlyArray<Settled>): Effect.Effect<ReadonlySet<string>, StorageError> =>
+    const write = (group: ReadonlyArray<Settled>): Effect.Effect<Recorded, StorageError> =>
       Effect.catchIf(
         store.settleOurs(group),
         (error) => error.reason === "rejected" && (group.length > 1 || hasTexts(group[0]!)),
@@ -143,13 +143,14 @@ export const make = (options: {
     const record = (group: ReadonlyArray<Settled>) =>
       Effect.gen(function* () {
         const recorded = yield* write(group)
-        const told = new Map<string, number>()
+        const told = new Map<string, Map<string, number>>()
         for (const { outcome, run, settlement } of group) {
-          if (recorded.has(claimKey(run))) {
+          if (recorded.has(run)) {
             counts.settled(outcome, settlement)
             if (outcome._tag === "Released") options.released(run.queue)
-            const key = `${run.job}\n${outcomeName(settlement, outcome)}`
-            told.set(key, (told.get(key) ?? 0) + 1)
+            const name = outcomeName(settlement, outcome)
+            const ofJob = told.get(run.job) ?? new Map<string, number>()
+            told.set(run.job, ofJob.set(name, (ofJob.get(name) ?? 0) + 1))
           } else {
             metrics.stale(1)
             yield* Effect.logWarning("an outcome came too late and was not recorded: the run had been taken back").pipe(
@@ -157,7 +158,7 @@ export const make = (options: {
             )
           }
         }
-        for (const [key, count] of told) metrics.runs(count, ...key.split("\n"))
+        for (const [job, outcomes] of told) for (const [name, count] of outcomes) metrics.runs(count, job, name)
       })
 
     // what is being written stays here until it is acknowledged, so that a repeat is verbatim: a successor keeps its id

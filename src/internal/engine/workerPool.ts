@@ -35,6 +35,8 @@ const horizonMillis = 50
 /** The most runs claimed ahead, and the most bytes of their payloads. */
 const aheadLimit = 500
 const aheadBytes = 16 * 1024 * 1024
+/** Handlers that never wait follow one another without a pause, and hold up the rest of the process, for no longer than this. */
+const burstMillis = 10
 
 export const make = (options: {
   readonly queue: string
@@ -66,7 +68,12 @@ export const make = (options: {
   const pump = () => {
     if (pumping) return
     pumping = true
+    const pausedAt = performance.now() + burstMillis
     while (busy < workers && next < waiting.length) {
+      if (performance.now() > pausedAt) {
+        setImmediate(goOn)
+        return
+      }
       if (between > 0) between--
       // throws if there were none: more at work than workers is a mistake of ours
       else Effect.runSync(semaphore.take(1))
@@ -82,6 +89,15 @@ export const make = (options: {
       Effect.runSync(semaphore.release(between))
       between = 0
     }
+  }
+
+  const pumpAndAsk = () => {
+    pump()
+    if (!pumping && pool.room() > 0) roomAgain()
+  }
+  const goOn = () => {
+    pumping = false
+    pumpAndAsk()
   }
 
   const pool: WorkerPool = {
@@ -107,8 +123,7 @@ export const make = (options: {
         averageMillis === Number.POSITIVE_INFINITY
           ? tookMillis
           : averageMillis + (tookMillis - averageMillis) * (tookMillis > averageMillis ? 0.5 : 0.1)
-      pump()
-      if (!pumping && pool.room() > 0) roomAgain()
+      pumpAndAsk()
     },
     waiting: () => waiting.slice(next),
     withdraw: (which) => {

@@ -11,10 +11,11 @@ import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Schedule from "effect/Schedule"
-import type * as Scope from "effect/Scope"
+import * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import { StorageError } from "../../JobsdError.js"
 import { awaited } from "../awaited.js"
+import * as lazyScope from "../lazyScope.js"
 import { type Dialect, type Tables, tablesOf } from "./dialect.js"
 import { bind, compile, type Statement, type Value } from "./statement.js"
 
@@ -59,24 +60,30 @@ export interface Database {
   readonly write: <A>(operation: string, use: Use<A>, patience?: Patience) => Effect.Effect<A, StorageError>
   /** like `write`, all or nothing */
   readonly transact: <A, E>(operation: string, use: Use<A, E>) => Effect.Effect<A, StorageError | Exclude<E, SqlError>>
-  /** the transaction of the caller's fiber, if it is one of this database's client */
-  readonly callersTransaction: Effect.Effect<Option.Option<Session>>
+  /** the transaction that a fiber with this context has open, if it is one of this database's client */
+  readonly transactionOf: (context: Context.Context<never>) => Session | null
+  /**
+   * A statement without parameters on a driver's only connection, without asking for it: one that waits for no lock, and does not mind
+   * whose transaction is open.
+   */
+  readonly aside: (text: string) => Effect.Effect<ReadonlyArray<Row>, SqlError>
   readonly failed: (operation: string, committing: boolean) => (error: SqlError) => StorageError
 }
 
-const sessionsOf = (dialect: Dialect) => {
+const sessionsOf = ({ remembersFailure }: Dialect) => {
   // trailing blanks make another text, as far as a driver's memory goes
   const blanks = new Map<string, string>()
-  const texted = <A>(text: string, execute: (text: string) => Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> =>
+  const remembered = <A>(text: string, execute: (text: string) => Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> =>
     Effect.tapError(execute(text + (blanks.get(text) ?? "")), (error) =>
       Effect.sync(() => {
-        if (dialect.remembersFailure(error)) blanks.set(text, `${(blanks.get(text) ?? "").slice(0, 100)} `)
+        if (remembersFailure!(error)) blanks.set(text, `${(blanks.get(text) ?? "").slice(0, 100)} `)
       })
     )
+  const texted: typeof remembered = remembersFailure === null ? (text, execute) => execute(text) : remembered
   return (connection: Connection): Session => ({
-    rows: ({ names, text }, values) => texted(text, (text) => connection.execute(text, bind({ names, text }, values), undefined)),
-    affected: ({ names, text }, values) =>
-      texted(text, (text) => Effect.map(connection.executeRaw(text, bind({ names, text }, values)), affectedRows)),
+    rows: (statement, values) => texted(statement.text, (text) => connection.execute(text, bind(statement, values), undefined)),
+    affected: (statement, values) =>
+      texted(statement.text, (text) => Effect.map(connection.executeRaw(text, bind(statement, values)), affectedRows)),
     // suspended: the SQLite driver prepares when the effect is made, and PRAGMA busy_timeout acts when it is prepared
     run: (text) => Effect.suspend(() => connection.executeUnprepared(text, [], undefined))
   })
@@ -108,11 +115,14 @@ const isLost = (error: unknown) => reasonOf(error) === "ambiguous" || reasonOf(e
 const retried =
   ({ contentionMillis, triesWhenLost }: Patience) =>
   <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> => {
-    const again = effect.pipe(
-      Effect.delay("5 millis"),
-      Effect.retry({ schedule: Schedule.upTo(soon, contentionMillis), while: (error) => reasonOf(error) === "contention" }),
-      Effect.retry({ schedule: Schedule.intersect(later, Schedule.recurs(triesWhenLost - 1)), while: isLost })
-    )
+    const again = Effect.suspend(() => {
+      // not Schedule.upTo: the wall clock, which it asks, may jump
+      const givenUpAt = performance.now() + contentionMillis
+      return effect.pipe(
+        Effect.delay("5 millis"),
+        Effect.retry({ schedule: soon, while: (error) => reasonOf(error) === "contention" && performance.now() < givenUpAt })
+      )
+    }).pipe(Effect.retry({ schedule: Schedule.intersect(later, Schedule.recurs(triesWhenLost - 1)), while: isLost }))
     // a Schedule costs 10 us, and nearly always the first try is the last
     return Effect.catchIf(
       effect,
@@ -159,13 +169,19 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
             Effect.ensuring(effect, Effect.ignore(session.run(`${blockingWait} = ${before}`)))
           )
 
+    // as `Effect.scoped` does, for a third of what that costs
     const onConnection = <A, E>(use: Use<A, E>): Effect.Effect<A, E | SqlError> =>
-      Effect.scoped(
-        Effect.flatMap(reserve, (connection) => {
-          const session = sessionOn(connection)
-          return withoutBlocking(session, use(session))
-        })
-      )
+      Effect.suspend(() => {
+        const held = lazyScope.make()
+        const reserved = Effect.mapInputContext(reserve, (_: Context.Context<never>) => Context.make(Scope.Scope, held.scope))
+        return Effect.onExit(
+          Effect.flatMap(reserved, (connection) => {
+            const session = sessionOn(connection)
+            return withoutBlocking(session, use(session))
+          }),
+          (exit) => held.close(exit) ?? Effect.void
+        )
+      })
 
     const tried = <A, E>(operation: string, committing: boolean, patience: Patience, effect: Effect.Effect<A, E>) =>
       (dialect.answersAtOnce
@@ -228,10 +244,10 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
     const isOurs = (connection: Connection) =>
       connection === ours || (ours.constructor !== Object && connection.constructor === ours.constructor)
 
-    const callersTransaction = Effect.map(
-      Effect.serviceOption(SqlClient.TransactionConnection),
-      Option.filterMap(([connection]) => (isOurs(connection) ? Option.some(sessionOn(connection)) : Option.none()))
-    )
+    const transactionOf: Database["transactionOf"] = (context) => {
+      const open = Context.getOption(context, SqlClient.TransactionConnection)
+      return Option.isSome(open) && isOurs(open.value[0]) ? sessionOn(open.value[0]) : null
+    }
 
     return {
       // found without knowing the driver: PgClient has it
@@ -242,7 +258,8 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
       read,
       write,
       transact,
-      callersTransaction,
+      transactionOf,
+      aside: sessionOn(ours).run,
       failed
     }
   })

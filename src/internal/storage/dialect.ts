@@ -104,8 +104,8 @@ export interface Dialect {
   /** how processes can hear of each other's runs */
   readonly hint: HintSql
   readonly failure: (error: SqlError) => Failure
-  /** whether the driver remembers that it could not prepare this text, so that only another text gets another try */
-  readonly remembersFailure: (error: SqlError) => boolean
+  /** whether the driver remembers that it could not prepare this text, so that only another text gets another try; null: it never does */
+  readonly remembersFailure: ((error: SqlError) => boolean) | null
   readonly ddl: {
     /** after the closing parenthesis of CREATE TABLE */
     readonly tableOptions: string

@@ -47,17 +47,16 @@ export interface ClaimedRun extends Attempted {
   readonly traceparent: string | null
 }
 
+/** what travels with every run of a claim; its queue and its token are known to whoever claims */
 const claimedColumns = [
   "id",
   "job",
-  "queue",
   "priority",
   "run_at",
   "created_at",
   "created_by",
   "claimed_at",
   "fence",
-  "claim_token",
   "max_errors",
   "max_timeouts",
   "max_crashes",
@@ -102,7 +101,7 @@ export const claimColumns =
 
 const asUsual: Row = { occurrence: 0, errors: 0, timeouts: 0, crashes: 0, success_count: 0 }
 
-export const claimedRun = (row: Row): ClaimedRun => {
+export const claimedRun = (row: Row, queue: string, token: string): ClaimedRun => {
   const rest = row.unusual === null ? asUsual : (JSON.parse(string(row.unusual)) as Row)
   return {
     id: string(row.id) as RunId,
@@ -111,7 +110,7 @@ export const claimedRun = (row: Row): ClaimedRun => {
     name: stringOrNull(rest.name),
     uniqueKey: stringOrNull(rest.unique_key),
     job: string(row.job),
-    queue: string(row.queue),
+    queue,
     schedule: stringOrNull(rest.schedule),
     priority: number(row.priority),
     runAt: number(row.run_at),
@@ -119,7 +118,7 @@ export const claimedRun = (row: Row): ClaimedRun => {
     createdBy: string(row.created_by) as InstanceId,
     claimedAt: number(row.claimed_at),
     fence: number(row.fence),
-    token: string(row.claim_token),
+    token,
     cancelRequested: rest.cancel_at !== null && rest.cancel_at !== undefined,
     errors: number(rest.errors),
     timeouts: number(rest.timeouts),

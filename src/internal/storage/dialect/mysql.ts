@@ -105,7 +105,7 @@ export const mysql: Dialect = {
   // half of this is how long a run of another process waits for an idle instance; each look costs one statement
   hint: { kind: "none", lookMillis: 190 },
   failure,
-  remembersFailure: () => false,
+  remembersFailure: null,
   ddl: {
     tableOptions: "ENGINE = InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
     inlineIndexes: true,

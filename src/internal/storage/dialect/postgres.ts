@@ -108,7 +108,7 @@ export const postgres: Dialect = {
     within: (insert) => `WITH created AS (${insert}) SELECT id, pg_notify(:channel, :hint) FROM created`
   },
   failure,
-  remembersFailure: () => false,
+  remembersFailure: null,
   ddl: {
     tableOptions: "",
     inlineIndexes: false,

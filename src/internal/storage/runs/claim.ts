@@ -78,7 +78,7 @@ export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queue
           (error) => error.reason === "ambiguous",
           () => database.read("look for claimed runs", byToken)
         ),
-        Effect.map((rows) => ({ runs: rows.map(claimedRun).sort(byPriority), full: rows.length >= limit }))
+        Effect.map((rows) => ({ runs: rows.map((row) => claimedRun(row, queue, token)).sort(byPriority), full: rows.length >= limit }))
       )
   }
 

@@ -1,7 +1,7 @@
 /** Creating runs. */
 import type { SqlError } from "@effect/sql/SqlError"
+import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import type * as Option from "effect/Option"
 import type { InstanceId } from "../../../Instance.js"
 import { RetryTransaction, StorageError } from "../../../JobsdError.js"
 import type { RunId } from "../../../Run.js"
@@ -38,8 +38,8 @@ export interface NewRun {
 }
 
 export interface Create {
-  /** the transaction that the caller's fiber has open, if it is one of our database's */
-  readonly callersTransaction: Effect.Effect<Option.Option<Session>>
+  /** the transaction that a fiber with this context has open, if it is one of our database's */
+  readonly transactionOf: (context: Context.Context<never>) => Session | null
   /** how many of some runs fit into one statement, at least one */
   readonly fitting: (runs: Iterable<NewRun>) => number
   /**
@@ -192,10 +192,13 @@ export const make = ({ database }: Asker): Create => {
       return Effect.flatMap(session.rows(statement, parameters), (rows) => {
         if (rows.length === group.length) return Effect.succeed(itself(group))
         const ids = new Set(rows.map((row) => string(row.id)))
-        const rest = group.filter(({ id }) => !ids.has(id))
+        const isNew = ({ id }: NewRun) => ids.has(id)
         return Effect.map(
-          holders(session, rest),
-          (found) => new Map([...itself(group), ...rest.map(({ id }) => [id, found.get(id)!] as const)])
+          holders(
+            session,
+            group.filter((run) => !isNew(run))
+          ),
+          (found) => new Map([...itself(group.filter(isNew)), ...found])
         )
       })
     }
@@ -215,24 +218,28 @@ export const make = ({ database }: Asker): Create => {
   // the holder of a key can end between the insert and the look: then there is room for ours
   const untilFound = (
     group: ReadonlyArray<NewRun>,
-    insert: (missing: ReadonlyArray<NewRun>) => Effect.Effect<Found, StorageError>
+    insert: (missing: ReadonlyArray<NewRun>) => Effect.Effect<Found, StorageError>,
+    known: Found = new Map(),
+    rounds = 5
   ): Effect.Effect<ReadonlyArray<RunId>, StorageError> =>
-    Effect.gen(function* () {
-      const found = new Map<RunId, RunId>()
-      for (let round = 0; round < 5; round++) {
-        const missing = group.filter(({ id }) => found.get(id) === undefined)
-        if (missing.length === 0) break
-        for (const [id, holder] of yield* insert(missing)) found.set(id, holder)
+    Effect.flatMap(insert(known.size === 0 ? group : group.filter(({ id }) => !known.has(id))), (inserted) => {
+      const found = known.size === 0 ? inserted : new Map([...known, ...inserted])
+      const ids: Array<RunId> = []
+      for (const { id } of group) {
+        const holder = found.get(id)
+        if (holder !== undefined) ids.push(holder)
       }
-      const ids = group.flatMap(({ id }) => found.get(id) ?? [])
-      return ids.length === group.length ? ids : yield* new StorageError({ operation: "create a run", reason: "contention" })
+      if (ids.length === group.length) return Effect.succeed(ids)
+      return rounds > 1
+        ? untilFound(group, insert, found, rounds - 1)
+        : new StorageError({ operation: "create a run", reason: "contention" })
     })
 
   // in the order of their keys, so that two groups that share some wait for each other instead of deadlocking
   const byKey = (a: NewRun, b: NewRun) => ((a.uniqueKey ?? "") < (b.uniqueKey ?? "") ? -1 : 1)
 
   return {
-    callersTransaction: database.callersTransaction,
+    transactionOf: database.transactionOf,
     fitting,
     insert: (group, hint) =>
       untilFound(group, (missing) => database.write("create a run", (session) => insertRows(session, missing, hint))),

@@ -20,16 +20,19 @@ export interface Settled {
 
 export interface Settle {
   /**
-   * Writes what is still ours; returns the claims (`claimKey`) whose outcome is recorded, by this write or by an earlier one whose
-   * answer was lost. A group may have two claims of one run, of which one has been taken back.
+   * Writes what is still ours; returns the claimed runs whose outcome is recorded, by this write or by an earlier one whose answer
+   * was lost. A group may have two claims of one run, of which one has been taken back.
    */
-  readonly settleOurs: (group: ReadonlyArray<Settled>) => Effect.Effect<ReadonlySet<string>, StorageError>
+  readonly settleOurs: (group: ReadonlyArray<Settled>) => Effect.Effect<Recorded, StorageError>
   /** gives back a run that we own but do not know, uncounted */
   readonly releaseUnknown: (id: RunId, fence: number) => Effect.Effect<boolean, StorageError>
 }
 
+/** Those of a group whose outcome is in the table, as the objects that they were given as. */
+export type Recorded = ReadonlySet<ClaimedRun>
+
 /** One claim of a run, for its outcome alone: the run may have been taken back, and claimed again. */
-export const claimKey = ({ fence, id }: Pick<ClaimedRun, "id" | "fence">): string => `${id} ${fence}`
+const claimKey = ({ fence, id }: Pick<ClaimedRun, "id" | "fence">): string => `${id} ${fence}`
 
 /** How many earlier attempts of a run are kept. */
 const attemptsKept = 20
@@ -83,7 +86,7 @@ export const make = ({ database, me }: Asker): Settle => {
 
   const waits = `d.state IN (${State.ready}, ${State.suspect})`
   const goesOn = `(${waits} AND r.cancel_at IS NULL)`
-  const guard = `r.fence = d.fence AND r.claim_token = d.token AND ${dialect.hidden("r.state")} = ${State.running}`
+  const held = `r.claim_token = d.token AND ${dialect.hidden("r.state")} = ${State.running}`
   const settleIfOurs = statement(
     dialect.updateFrom({
       table: runs,
@@ -106,13 +109,14 @@ export const make = ({ database, me }: Asker): Settle => {
         started_by: `CASE WHEN d.started_at IS NULL THEN r.started_by ELSE ${dialect.id(":me")} END`
       },
       on: "r.id = d.run_id",
-      where: guard
+      where: `r.fence = d.fence AND ${held}`
     })
   )
+  // `among` compares the fences
   const lockOurs = statement(`
     SELECT r.id, r.fence FROM ${dialect.rows(":rows", settledColumns)}
     ${dialect.lookUp} ${runs} r ON r.id = d.run_id
-    WHERE ${guard}
+    WHERE ${held}
     ${dialect.forUpdate}`)
 
   const insertSuccessors = statement(`
@@ -150,19 +154,24 @@ export const make = ({ database, me }: Asker): Settle => {
       }))
     )
 
-  const claimsOf = (rows: ReadonlyArray<Row>): ReadonlySet<string> =>
-    new Set(rows.map((row) => claimKey({ id: string(row.id) as RunId, fence: number(row.fence) })))
+  const all = (group: ReadonlyArray<Settled>): Recorded => new Set(group.map(({ run }) => run))
+  const among =
+    (group: ReadonlyArray<Settled>) =>
+    (rows: ReadonlyArray<Row>): Recorded => {
+      const claims = new Set(rows.map((row) => claimKey({ id: string(row.id) as RunId, fence: number(row.fence) })))
+      return all(group.filter(({ run }) => claims.has(claimKey(run))))
+    }
 
-  const writeOurs = (session: Session, group: ReadonlyArray<Settled>): Effect.Effect<ReadonlySet<string>, SqlError> => {
+  const writeOurs = (session: Session, group: ReadonlyArray<Settled>): Effect.Effect<Recorded, SqlError> => {
     const rows = settledRows(group)
     return dialect.returning
-      ? Effect.map(session.rows(settleIfOurs, { rows, me }), claimsOf)
-      : Effect.flatMap(Effect.map(session.rows(lockOurs, { rows }), claimsOf), (ours) =>
+      ? Effect.map(session.rows(settleIfOurs, { rows, me }), among(group))
+      : Effect.flatMap(Effect.map(session.rows(lockOurs, { rows }), among(group)), (ours) =>
           Effect.as(session.affected(settleIfOurs, { rows, me }), ours)
         )
   }
 
-  const settleAny = (group: ReadonlyArray<Settled>): Effect.Effect<ReadonlySet<string>, StorageError> => {
+  const settleAny = (group: ReadonlyArray<Settled>): Effect.Effect<Recorded, StorageError> => {
     const simple = group.every(({ settlement }) => settlement.successor === null && settlement.keepAttempt === null)
     if (simple && dialect.returning) {
       return database.write("settle runs", (session) => writeOurs(session, group))
@@ -170,7 +179,7 @@ export const make = ({ database, me }: Asker): Settle => {
     return database.transact("settle runs", (session) =>
       Effect.gen(function* () {
         const ours = yield* writeOurs(session, group)
-        const mine = group.filter(({ run }) => ours.has(claimKey(run)))
+        const mine = group.filter(({ run }) => ours.has(run))
         const followed = mine.filter(({ settlement }) => settlement.successor !== null)
         if (followed.length > 0) {
           yield* session.affected(insertSuccessors, {
@@ -214,12 +223,12 @@ export const make = ({ database, me }: Asker): Settle => {
   const selectSettled = statement(`
     SELECT r.id, r.fence FROM ${dialect.rows(":rows", settledColumns)}
     ${dialect.lookUp} ${runs} r ON r.id = d.run_id
-    WHERE r.fence = d.fence AND r.claim_token = d.token AND r.state <> ${State.running}`)
+    WHERE r.claim_token = d.token AND r.state <> ${State.running}`)
 
-  const settledBefore = (group: ReadonlyArray<Settled>): Effect.Effect<ReadonlySet<string>, StorageError> =>
+  const settledBefore = (group: ReadonlyArray<Settled>): Effect.Effect<Recorded, StorageError> =>
     Effect.map(
       database.read("look for settled runs", (session) => session.rows(selectSettled, { rows: settledRows(group) })),
-      claimsOf
+      among(group)
     )
 
   // what nearly all runs come to, said with an id and a moment each: the rest is the same for all runs of a claim
@@ -241,36 +250,32 @@ export const make = ({ database, me }: Asker): Settle => {
       where: `r.fence = ${dialect.big(":fence")} AND r.claim_token = ${dialect.id(":token")} AND ${dialect.hidden("r.state")} = ${State.running}`
     })
   )
-  const settleSuccesses = (group: ReadonlyArray<Settled>): Effect.Effect<ReadonlySet<string>, StorageError> => {
+  const settleSuccesses = (group: ReadonlyArray<Settled>): Effect.Effect<Recorded, StorageError> => {
     const { fence, token } = group[0]!.run
     const pairs = dialect.pairs.values(group.map(({ run, startedAt }) => [run.id, startedAt!]))
     return Effect.flatMap(
       database.write("settle runs", (session) => session.affected(settleSucceeded, Object.assign(pairs, { me, fence, token }))),
-      (affected) => (affected === group.length ? Effect.succeed(new Set(group.map(({ run }) => claimKey(run)))) : settledBefore(group))
+      (affected) => (affected === group.length ? Effect.succeed(all(group)) : settledBefore(group))
     )
   }
 
   const settleOurs: Settle["settleOurs"] = (group) => {
-    const claims = new Map<string, Array<Settled>>()
+    // a claim has one token, and nearly always one fence
+    const claims = new Map<string, Map<number, Array<Settled>>>()
     const others: Array<Settled> = []
     for (const settled of group) {
-      if (!isPlainSuccess(settled)) others.push(settled)
-      else {
-        const claim = `${settled.run.token} ${settled.run.fence}`
-        const known = claims.get(claim)
-        if (known === undefined) claims.set(claim, [settled])
-        else known.push(settled)
-      }
+      if (isPlainSuccess(settled)) append(claims, settled)
+      else others.push(settled)
     }
-    const writes: Array<Effect.Effect<ReadonlySet<string>, StorageError>> = []
-    for (const claim of claims.values()) {
+    const writes: Array<Effect.Effect<Recorded, StorageError>> = []
+    for (const claim of [...claims.values()].flatMap((byFence) => [...byFence.values()])) {
       if (claim.length < worthwhile && group.length > claim.length) others.push(...claim)
       else writes.push(settleSuccesses(claim))
     }
     if (others.length > 0) {
       writes.push(
         Effect.flatMap(settleAny(others), (ours) => {
-          const missing = others.filter(({ run }) => !ours.has(claimKey(run)))
+          const missing = others.filter(({ run }) => !ours.has(run))
           return missing.length === 0 ? Effect.succeed(ours) : Effect.map(settledBefore(missing), (before) => new Set([...ours, ...before]))
         })
       )
@@ -295,6 +300,17 @@ export const make = ({ database, me }: Asker): Settle => {
 
 /** A statement of its own is worth its round trip for so many runs. */
 const worthwhile = 8
+
+const append = (claims: Map<string, Map<number, Array<Settled>>>, settled: Settled): void => {
+  const { fence, token } = settled.run
+  const byFence = claims.get(token)
+  if (byFence === undefined) claims.set(token, new Map([[fence, [settled]]]))
+  else {
+    const claim = byFence.get(fence)
+    if (claim === undefined) byFence.set(fence, [settled])
+    else claim.push(settled)
+  }
+}
 
 /** A success with nothing else to tell: no result, no successor, no mark. */
 const isPlainSuccess = ({ settlement: { late, result, state, successor }, startedAt }: Settled): boolean =>
