@@ -21,20 +21,22 @@ class LazyScopeImpl implements Scope.Scope, LazyScope {
     return this
   }
 
-  private made(): Scope.CloseableScope {
-    if (this.real === undefined) {
-      this.real = Effect.runSync(Scope.make(ExecutionStrategy.sequential))
-      if (this.closedWith !== undefined) Effect.runSync(Scope.close(this.real, this.closedWith))
-    }
-    return this.real
+  private inReal<A>(use: (real: Scope.CloseableScope) => Effect.Effect<A>): Effect.Effect<A> {
+    return Effect.suspend(() => {
+      if (this.real !== undefined) return use(this.real)
+      return Effect.flatMap(Scope.make(ExecutionStrategy.sequential), (made) => {
+        this.real = made
+        return this.closedWith === undefined ? use(made) : Effect.zipRight(Scope.close(made, this.closedWith), use(made))
+      })
+    })
   }
 
   addFinalizer(finalizer: Scope.Scope.Finalizer): Effect.Effect<void> {
-    return Effect.suspend(() => Scope.addFinalizerExit(this.made(), finalizer))
+    return this.inReal((real) => Scope.addFinalizerExit(real, finalizer))
   }
 
   fork(strategy: ExecutionStrategy.ExecutionStrategy): Effect.Effect<Scope.Scope.Closeable> {
-    return Effect.suspend(() => Scope.fork(this.made(), strategy))
+    return this.inReal((real) => Scope.fork(real, strategy))
   }
 
   close(exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> | null {

@@ -153,7 +153,7 @@ const mutations: ReadonlyArray<Mutation> = [
   drop("unpark: a known job", unpark, /AND job IN \(.*?\) /, "a run of an unknown job is not unparked"),
   swap("retention: old enough", /^SELECT id FROM .* WHERE state = :state/, /finished_at < /, "0 < ", "a run is deleted before its time"),
   drop("retention: its outcome", /^SELECT id FROM .* WHERE state = :state/, /state = :state AND /, "a run is deleted for another's sake"),
-  drop("create: a repeat", /^INSERT.* ON CONFLICT DO NOTHING/, /ON CONFLICT DO NOTHING /, "a creation is repeated", ["sqlite", "postgres"])
+  drop("create: a repeat", /^INSERT.* ON CONFLICT DO NOTHING/, /ON CONFLICT DO NOTHING/, "a creation is repeated", ["sqlite", "postgres"])
 ]
 
 const indexes = { unique: "a key is held", chain: "a place in a chain is taken" } as const

@@ -114,22 +114,18 @@ const isLost = (error: unknown) => reasonOf(error) === "ambiguous" || reasonOf(e
 
 const retried =
   ({ contentionMillis, triesWhenLost }: Patience) =>
-  <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> => {
-    const again = Effect.suspend(() => {
-      // not Schedule.upTo: the wall clock, which it asks, may jump
-      const givenUpAt = performance.now() + contentionMillis
-      return effect.pipe(
-        Effect.delay("5 millis"),
-        Effect.retry({ schedule: soon, while: (error) => reasonOf(error) === "contention" && performance.now() < givenUpAt })
-      )
-    }).pipe(Effect.retry({ schedule: Schedule.intersect(later, Schedule.recurs(triesWhenLost - 1)), while: isLost }))
+  <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
     // a Schedule costs 10 us, and nearly always the first try is the last
-    return Effect.catchIf(
+    Effect.catchIf(
       effect,
       (error) => reasonOf(error) === "contention" || (triesWhenLost > 0 && isLost(error)),
-      () => again
+      () =>
+        effect.pipe(
+          Effect.delay("5 millis"),
+          Effect.retry({ schedule: Schedule.upTo(soon, contentionMillis), while: (error) => reasonOf(error) === "contention" }),
+          Effect.retry({ schedule: Schedule.intersect(later, Schedule.recurs(triesWhenLost - 1)), while: isLost })
+        )
     )
-  }
 
 export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix: string): Effect.Effect<Database, StorageError> =>
   Effect.gen(function* () {

@@ -105,7 +105,7 @@ export const postgres: Dialect = {
   hint: {
     kind: "channel",
     announce: "SELECT pg_notify(:channel, :hint)",
-    within: (insert) => `WITH created AS (${insert}) SELECT id, pg_notify(:channel, :hint) FROM created`
+    within: (insert) => `WITH created AS (${insert} RETURNING id) SELECT pg_notify(:channel, :hint) FROM created`
   },
   failure,
   remembersFailure: null,

@@ -42,7 +42,8 @@ export const sqlite: Dialect = {
   bytes: (text) => `length(CAST(${text} AS BLOB))`,
   big: (parameter) => parameter,
   limit: (rows) => `LIMIT ${rows}`,
-  lookUp: "JOIN",
+  // what stands first is read first
+  lookUp: "CROSS JOIN",
   returning: true,
   writesInWith: false,
   orKeep: () => "ON CONFLICT DO NOTHING",

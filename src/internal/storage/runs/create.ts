@@ -125,7 +125,7 @@ export const make = ({ database }: Asker): Create => {
     ${of("priority")}, COALESCE(${of("due")}, ${now}) + ${of("delay")}, ${now}, ${of("created_by")}, 0, 0, 0, 0, ${of("max_errors")},
     ${of("max_timeouts")}, ${of("max_crashes")}, ${of("timeout_ms")}, 0, ${of("success_limit")}, ${of("backoff")}, ${of("payload")},
     ${of("payload_bytes")}, 0, ${of("traceparent")}`
-  const orNothing = dialect.returning ? "ON CONFLICT DO NOTHING RETURNING id" : ""
+  const orNothing = dialect.returning ? "ON CONFLICT DO NOTHING" : ""
 
   /** with and without a hint */
   const sourced = (source: string) => {
@@ -187,32 +187,24 @@ export const make = ({ database }: Asker): Create => {
           : [insertMany, { rows: json(group.map((run) => withoutNulls(insertedValues(run)))) }]
     const statement = hint === null ? statements.silent : statements.telling
     const parameters: Values = hint === null ? values : Object.assign(values, { channel: runs, hint })
-    const itself = (inserted: ReadonlyArray<NewRun>) => new Map(inserted.map(({ id }) => [id, id] as const))
-    if (dialect.returning) {
-      return Effect.flatMap(session.rows(statement, parameters), (rows) => {
-        if (rows.length === group.length) return Effect.succeed(itself(group))
-        const ids = new Set(rows.map((row) => string(row.id)))
-        const isNew = ({ id }: NewRun) => ids.has(id)
-        return Effect.map(
-          holders(
-            session,
-            group.filter((run) => !isNew(run))
-          ),
-          (found) => new Map([...itself(group.filter(isNew)), ...found])
-        )
-      })
-    }
-    return Effect.catchIf(
-      Effect.as(session.affected(statement, parameters), itself(group)),
-      (error) => dialect.failure(error) === "unique",
-      () =>
-        group.length === 1
-          ? holders(session, group)
-          : Effect.map(
-              Effect.forEach(group, (run) => insertRows(session, [run])),
-              (found) => new Map(found.flatMap((map) => [...map]))
-            )
+    const inserted =
+      hint === null ? session.affected(statement, parameters) : Effect.map(session.rows(statement, parameters), (rows) => rows.length)
+    const found = Effect.flatMap(inserted, (count) =>
+      count === group.length ? Effect.succeed(new Map(group.map(({ id }) => [id, id] as const))) : holders(session, group)
     )
+    return dialect.returning
+      ? found
+      : Effect.catchIf(
+          found,
+          (error) => dialect.failure(error) === "unique",
+          () =>
+            group.length === 1
+              ? holders(session, group)
+              : Effect.map(
+                  Effect.forEach(group, (run) => insertRows(session, [run])),
+                  (found) => new Map(found.flatMap((map) => [...map]))
+                )
+        )
   }
 
   // the holder of a key can end between the insert and the look: then there is room for ours

@@ -43,14 +43,16 @@ export const make = ({ database, known: jobsAndSchedules, queues }: Asker): Hous
   const { attempts, instances, runs } = tables
   const known = knownCondition(jobsAndSchedules)
 
-  const exists = (name: string, query: string) => `CASE WHEN EXISTS (${query}) THEN 1 ELSE 0 END AS ${name}`
+  // the least of them, which an index has: a planner that takes EXISTS for likely reads the table until it comes upon one
+  const some = (name: string, column: string, of: string) =>
+    `CASE WHEN (SELECT MIN(${column}) FROM ${of}) IS NULL THEN 0 ELSE 1 END AS ${name}`
   const outlived = (outcome: keyof Kept) =>
-    exists(outcome, `SELECT 1 FROM ${runs} WHERE state = ${State[outcome]} AND finished_at < ${now} - ${dialect.big(`:${outcome}`)}`)
+    some(outcome, "finished_at", `${runs} WHERE state = ${State[outcome]} AND finished_at < ${now} - ${dialect.big(`:${outcome}`)}`)
   const selectChores = statement(`
     SELECT jobs, schedules,
-      ${exists("parked", `SELECT 1 FROM ${runs} WHERE state = ${State.parked} ${known.sql}`)},
+      ${some("parked", "job", `${runs} WHERE state = ${State.parked} ${known.sql}`)},
       ${outlived("succeeded")}, ${outlived("failed")}, ${outlived("cancelled")},
-      ${exists("ended", `SELECT 1 FROM ${instances} WHERE state IN (2, 3) AND seen_at < ${now} - ${instancesKeptMillis}`)}
+      ${some("ended", "seen_at", `${instances} WHERE state IN (2, 3) AND seen_at < ${now} - ${instancesKeptMillis}`)}
     FROM ${instances} WHERE state IN (0, 1)`)
 
   const nameColumns = { name: "name" } satisfies { [column: string]: ColumnType }

@@ -39,11 +39,12 @@ export const make = ({ database }: Asker): Sweep => {
     SET state = 3
     WHERE ${expired}`)
 
+  // the oldest first: an order by id would be had from the primary key, by reading all runs there are
   const lockTroubled = (condition: string) =>
     statement(`
       SELECT r.id, r.fence, r.errors, r.timeouts, r.crashes, r.claimed_at, r.owner FROM ${runs} r
       WHERE ${condition}
-      ORDER BY r.id
+      ORDER BY r.claimed_at
       LIMIT ${sweepBatch}
       ${dialect.skipLockedRuns}`)
   const lockOrphaned = lockTroubled(orphaned)
