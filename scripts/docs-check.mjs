@@ -1,5 +1,5 @@
 // Checks the documentation of the public modules: every export says what it is, since when and in which category; every example
-// compiles as strictly as the project itself, and runs; and docgen can make pages of it all, which it leaves in docs/.
+// compiles as strictly as the project itself, and runs; and docgen can make pages of it all, which it leaves in docs/api.
 //
 // The examples are taken from the sources here and not by docgen, which skips those of classes: the errors are classes.
 import { execFileSync } from "node:child_process"
@@ -100,8 +100,9 @@ const makePages = (directory) => {
   for (const name of ["src", "docgen.json"]) cpSync(join(root, name), join(directory, name), { recursive: true })
   writeFileSync(join(directory, "package.json"), JSON.stringify({ homepage: "", ...manifest }))
   run("docgen", [], { cwd: directory, env: { ...process.env, DOCGEN_RUN_EXAMPLES: "false" } })
-  rmSync(join(root, "docs"), { recursive: true, force: true })
-  cpSync(join(directory, "docs"), join(root, "docs"), { recursive: true })
+  const pages = join(root, "docs", "api")
+  rmSync(pages, { recursive: true, force: true })
+  cpSync(join(directory, "docs"), pages, { recursive: true })
 }
 
 // inside the project, so that the examples find its node_modules
@@ -113,7 +114,7 @@ try {
   if (problems.length > 0) throw new Error(problems.join("\n"))
   checkExamples(join(work, "examples"))
   makePages(join(work, "pages"))
-  console.log(`docs: ${modules.length} modules, ${examples.length} examples compiled and run, pages in docs/`)
+  console.log(`docs: ${modules.length} modules, ${examples.length} examples compiled and run, pages in docs/api`)
 } catch (error) {
   console.error(error.message)
   process.exitCode = 1

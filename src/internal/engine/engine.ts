@@ -132,7 +132,10 @@ const startSession = ({
       clock,
       warn: (message, run) => runFork(Effect.annotateLogs(Effect.logWarning(message), { job: run.job, runId: run.id }))
     })
-    pools = [...settings.queues].map(([queue, workers]) => makeWorkerPool.make({ queue, workers, start: runner.start, roomAgain: wake }))
+    const { answersAtOnce } = database.dialect
+    pools = [...settings.queues].map(([queue, workers]) =>
+      makeWorkerPool.make({ queue, workers, answersAtOnce, start: runner.start, roomAgain: wake })
+    )
     const heartbeat = makeHeartbeat.make({ instances, store, settings, runner, settler, pools, counts, clock, registeredAt })
     poller = yield* makePoller.make({
       store,
@@ -142,7 +145,7 @@ const startSession = ({
       quarantine: makeQuarantine.make(clock, (run) => runner.fenceOf(run) !== undefined),
       deadlines,
       clock,
-      idleMillis: Math.min(settings.pollMillis, hints.lookMillis ?? settings.pollMillis),
+      look: hints.look,
       mayClaim: () => !draining && heartbeat.trusted(),
       unsettled: settler.unsettled
     })

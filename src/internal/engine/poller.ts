@@ -7,6 +7,7 @@ import * as Effect from "effect/Effect"
 import type { StorageError } from "../../JobsdError.js"
 import { State } from "../lifecycle.js"
 import type { Resolved } from "../settings.js"
+import { type Interval, quietAfter } from "../storage/hints.js"
 import type { RunStore } from "../storage/runStore.js"
 import { uuidv7 } from "../uuid.js"
 import { type Deadlines, monotonicMillis } from "./deadlines.js"
@@ -40,8 +41,8 @@ export const make = (options: {
   readonly quarantine: Quarantine
   readonly deadlines: Deadlines
   readonly clock: Clock.Clock
-  /** how long to sleep when nothing is known to become due */
-  readonly idleMillis: number
+  /** how often to look where others are not heard */
+  readonly look: Interval | null
   /** whether this instance may claim: its lease is fresh, and it is not shutting down */
   readonly mayClaim: () => boolean
   readonly unsettled: () => number
@@ -70,6 +71,7 @@ export const make = (options: {
         ? Effect.succeed({ count: 0, full: false })
         : Effect.map(store.claim(pool.queue, state, asked, uuidv7(Date.now())), ({ full, runs }) => {
             const at = monotonicMillis(clock)
+            if (runs.length > 0) foundAt = at
             const claimed = runs.map((run) => ({ run, at }))
             if (!options.mayClaim()) {
               runner.giveBack(claimed)
@@ -80,6 +82,15 @@ export const make = (options: {
             }
             return { count: runs.length, full }
           })
+
+    /** how long to sleep when nothing is known to become due */
+    const idleMillis = () => {
+      const { look } = options
+      if (look === null) return settings.pollMillis
+      const isQuiet = monotonicMillis(clock) - foundAt > quietAfter
+      return Math.min(settings.pollMillis, isQuiet ? look.quietMillis : look.millis)
+    }
+    let foundAt = monotonicMillis(clock)
 
     const patience = makePatience()
     const likelyDue = new Set<string>(pools.map(({ queue }) => queue))
@@ -98,7 +109,7 @@ export const make = (options: {
     /** what is due in the queues with room, taken; how long until there is more */
     const look = Effect.gen(function* () {
       lookedAt = monotonicMillis(clock)
-      let pause = options.idleMillis
+      let pause = idleMillis()
       for (const [queue, waits] of yield* store.nextDue) {
         const pool = pools.find((pool) => pool.queue === queue)!
         const asked = Math.min(pool.room(), settings.pollLimit)
@@ -110,7 +121,7 @@ export const make = (options: {
             else pause = Math.min(pause, count === 0 ? takenMillis : 0)
           }
         }
-        if (pool.free() > 0 && waits.suspect < options.idleMillis) {
+        if (pool.free() > 0 && waits.suspect < idleMillis()) {
           const wait = Math.max(waits.suspect, quarantine.freeIn())
           pause = Math.min(pause, wait > 0 ? wait : (yield* claim(pool, State.suspect, 1)).count === 0 ? takenMillis : 0)
         }
@@ -122,10 +133,10 @@ export const make = (options: {
     const isLikelyDue = (pool: WorkerPool) => hasRoom(pool) && likelyDue.has(pool.queue)
 
     const turn = Effect.gen(function* () {
-      if (!options.mayClaim() || options.unsettled() > unsettledBound) return options.idleMillis
+      if (!options.mayClaim() || options.unsettled() > unsettledBound) return idleMillis()
       for (const pool of pools) if (isLikelyDue(pool)) yield* drain(pool)
-      const isTimeToLook = monotonicMillis(clock) - lookedAt >= options.idleMillis
-      const pause = isTimeToLook || pools.some((pool) => hasRoom(pool) && !likelyDue.has(pool.queue)) ? yield* look : options.idleMillis
+      const isTimeToLook = monotonicMillis(clock) - lookedAt >= idleMillis()
+      const pause = isTimeToLook || pools.some((pool) => hasRoom(pool) && !likelyDue.has(pool.queue)) ? yield* look : idleMillis()
       patience.reset()
       yield* breathe
       return pools.some(isLikelyDue) ? 0 : pause

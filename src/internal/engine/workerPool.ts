@@ -32,21 +32,25 @@ export interface WorkerPool {
 
 /** Claimed ahead is only what the workers will start within so many milliseconds, judged by how long recent runs took. */
 const horizonMillis = 50
-/** The most runs claimed ahead, and the most bytes of their payloads. */
+/** The most runs claimed ahead, and the most bytes of their payloads. Where claims stop the whole process, each should be short. */
 const aheadLimit = 500
+const aheadLimitAtOnce = 250
 const aheadBytes = 16 * 1024 * 1024
 /** Handlers that never wait follow one another without a pause, and hold up the rest of the process, for no longer than this. */
-const burstMillis = 10
+const burstMillis = 5
 
 export const make = (options: {
   readonly queue: string
   readonly workers: number
+  /** whether the driver is synchronous */
+  readonly answersAtOnce: boolean
   /** starts a run on a worker; calls `ended` when its fiber has ended, which may be at once */
   readonly start: (claimed: Claimed, pool: WorkerPool) => void
   /** called when there is room again */
   readonly roomAgain: () => void
 }): WorkerPool => {
   const { queue, roomAgain, start, workers } = options
+  const limit = options.answersAtOnce ? aheadLimitAtOnce : aheadLimit
   const semaphore = Effect.unsafeMakeSemaphore(workers)
   let waiting: Array<Claimed> = []
   let next = 0
@@ -62,7 +66,7 @@ export const make = (options: {
 
   const ahead = () => {
     const startable = (workers * horizonMillis) / averageMillis
-    return startable < 1 ? 0 : Math.floor(Math.min(startable, aheadLimit, aheadBytes / Math.max(averageBytes, 1)))
+    return startable < 1 ? 0 : Math.floor(Math.min(startable, limit, aheadBytes / Math.max(averageBytes, 1)))
   }
 
   const pump = () => {

@@ -120,11 +120,12 @@ const retried =
       effect,
       (error) => reasonOf(error) === "contention" || (triesWhenLost > 0 && isLost(error)),
       () =>
-        effect.pipe(
-          Effect.delay("5 millis"),
-          Effect.retry({ schedule: Schedule.upTo(soon, contentionMillis), while: (error) => reasonOf(error) === "contention" }),
-          Effect.retry({ schedule: Schedule.intersect(later, Schedule.recurs(triesWhenLost - 1)), while: isLost })
-        )
+        Effect.suspend(() => {
+          // not Schedule.upTo: it asks the wall clock, which may jump
+          const givenUpAt = performance.now() + contentionMillis
+          const mayTry = (error: E) => reasonOf(error) === "contention" && performance.now() < givenUpAt
+          return Effect.retry(Effect.delay(effect, "5 millis"), { schedule: soon, while: mayTry })
+        }).pipe(Effect.retry({ schedule: Schedule.intersect(later, Schedule.recurs(triesWhenLost - 1)), while: isLost }))
     )
 
 export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix: string): Effect.Effect<Database, StorageError> =>

@@ -15,7 +15,7 @@ export type Hint = { readonly queue: string | null }
 
 export interface Hints {
   /** how often to look for due runs where nothing can be heard; null: not more often than anyway */
-  readonly lookMillis: number | null
+  readonly look: Interval | null
   /** a hint as the database carries it */
   readonly word: (hint: Hint) => string
   /** tells the others; null: they cannot be told, or will see it */
@@ -23,6 +23,14 @@ export interface Hints {
   /** listens to the others until that fails; null: nothing can be heard */
   readonly listen: ((heard: (hint: Hint) => void) => Effect.Effect<void, StorageError>) | null
 }
+
+/** In milliseconds: as a rule, and when nothing has happened for a while. To wake up costs more than what is then done. */
+export interface Interval {
+  readonly millis: number
+  readonly quietMillis: number
+}
+/** So long is a while, in milliseconds. */
+export const quietAfter = 10_000
 
 /** What a dialect can do. */
 export type HintSql =
@@ -32,16 +40,16 @@ export type HintSql =
    */
   | { readonly kind: "channel"; readonly announce: string; readonly within: (insert: string) => string }
   /** a number that changes when others commit, cheap enough to ask for every few milliseconds; `shared`: whether there can be others */
-  | { readonly kind: "version"; readonly version: string; readonly shared: string; readonly everyMillis: number }
-  | { readonly kind: "none"; readonly lookMillis: number }
+  | { readonly kind: "version"; readonly version: string; readonly shared: string; readonly every: Interval }
+  | { readonly kind: "none"; readonly look: Interval }
 
-const none: Hints = { word: () => "", lookMillis: null, announce: null, listen: null }
+const none: Hints = { word: () => "", look: null, announce: null, listen: null }
 
 export const make = (database: Database, me: () => InstanceId): Hints => {
   const { hint } = database.dialect
   switch (hint.kind) {
     case "none":
-      return { ...none, lookMillis: hint.lookMillis }
+      return { ...none, look: hint.look }
     case "version":
       return { ...none, listen: watch(database, hint) }
     case "channel":
@@ -50,19 +58,22 @@ export const make = (database: Database, me: () => InstanceId): Hints => {
 }
 
 const watch =
-  ({ aside, failed }: Database, { everyMillis, shared, version }: HintSql & { readonly kind: "version" }): Hints["listen"] =>
+  ({ aside, failed }: Database, { every, shared, version }: HintSql & { readonly kind: "version" }): Hints["listen"] =>
   (heard) => {
     const asNumber = (text: string) => Effect.map(aside(text), (rows) => Number(Object.values(rows[0] ?? {})[0]))
     const look = asNumber(version)
     return Effect.gen(function* () {
       if ((yield* asNumber(shared)) === 0) return yield* Effect.never
       let last = yield* look
+      let quiet = 0
       const again = Effect.map(look, (now) => {
-        if (now !== last) heard({ queue: null })
+        quiet = now === last ? quiet + 1 : 0
+        if (quiet === 0) heard({ queue: null })
         last = now
       })
-      // 125 times a second: a statement that goes through all of `read` is ten times as dear
-      return yield* Effect.forever(Effect.delay(again, everyMillis))
+      // so often that a statement which goes through all of `read` would cost 3 s of CPU a minute
+      const pause = Effect.suspend(() => Effect.sleep(quiet * every.millis < quietAfter ? every.millis : every.quietMillis))
+      return yield* Effect.forever(Effect.zipRight(pause, again))
     }).pipe(Effect.mapError(failed("look for changes", false)))
   }
 

@@ -1,10 +1,8 @@
 /** The processes of a fault test, from the outside: started, listened to, frozen and killed. */
 import { type ChildProcess, spawn } from "node:child_process"
-import { mkdirSync, rmSync } from "node:fs"
-import { fileURLToPath } from "node:url"
 import { Effect, type Scope } from "effect"
-import { build } from "esbuild"
 import { eventually } from "../../support/world.js"
+import { bundled } from "./bundle.js"
 import type { Execution, Freeze } from "./checker.js"
 import type { Said, WorkerOptions } from "./worker.js"
 
@@ -32,34 +30,6 @@ export interface Worker {
   readonly freezes: () => ReadonlyArray<Freeze>
 }
 
-const root = new URL("../../../", import.meta.url)
-
-// one file starts five times as fast as a tree of modules compiled on the way
-const bundle = (() => {
-  let built: Promise<string> | undefined
-  return () => {
-    built ??= (async () => {
-      // inside node_modules, where the native driver is found
-      const directory = fileURLToPath(new URL("node_modules/.cache/jobsd-faults/", root))
-      mkdirSync(directory, { recursive: true })
-      const outfile = `${directory}worker-${process.pid}.mjs`
-      await build({
-        entryPoints: [fileURLToPath(new URL("worker.ts", import.meta.url))],
-        outfile,
-        bundle: true,
-        platform: "node",
-        format: "esm",
-        external: ["better-sqlite3"],
-        logLevel: "error",
-        banner: { js: `import { createRequire } from "node:module"; const require = createRequire(import.meta.url);` }
-      })
-      process.once("exit", () => rmSync(outfile, { force: true }))
-      return outfile
-    })()
-    return built
-  }
-})()
-
 const quick = {
   workers: 4,
   leaseMillis: 3000,
@@ -77,7 +47,7 @@ export type Options = Partial<WorkerOptions> & Pick<WorkerOptions, "url" | "pref
 /** Starts a process, without waiting for it to be ready. It is killed at the latest when the scope closes. */
 export const spawnWorker = (options: Options, nodeOptions: ReadonlyArray<string> = []): Effect.Effect<Worker, never, Scope.Scope> =>
   Effect.gen(function* () {
-    const script = yield* Effect.promise(bundle)
+    const script = yield* Effect.promise(() => bundled("worker"))
     const said: Array<Said> = []
     const freezes: Array<{ readonly from: number; until: number }> = []
     let endedAt = Number.POSITIVE_INFINITY
