@@ -26,7 +26,7 @@ import { dialectOf } from "./internal/storage/dialect.js"
 import { make as makeHints, withoutHints } from "./internal/storage/hints.js"
 import * as migrations from "./internal/storage/migrations.js"
 import * as runStore from "./internal/storage/runStore.js"
-import { isTraced } from "./internal/telemetry.js"
+import { receivingTracer } from "./internal/telemetry.js"
 import { freshUuidv7 } from "./internal/uuid.js"
 import type { Job, RunPolicy } from "./Job.js"
 import type { JobSchedule } from "./JobSchedule.js"
@@ -420,14 +420,14 @@ const makeInstance = <const Jobs extends ReadonlyArray<Job.Any>>(options: LayerO
 
     const handlers = yield* Effect.context<Job.HandlerOf<Jobs[number]>>()
     const base = yield* Effect.runtime<never>()
-    const traced = yield* isTraced
+    const tracer = yield* receivingTracer
     const handled = new Map<string, HandledJob>()
     for (const job of jobs.values()) {
       const { context: built, handle } = Context.unsafeGet(handlers as Context.Context<any>, job.handler) as Job.HandlerService
       // what the handler was built with, and the instance's own service on top
       const context = Context.add(withoutTransaction(built), Jobsd, service)
       const runtime = Runtime.make({ context, fiberRefs: base.fiberRefs, runtimeFlags: Runtime.defaultRuntime.runtimeFlags })
-      handled.set(job.name, { job, handle, traced, context, runtime })
+      handled.set(job.name, { job, handle, tracer, context, runtime })
     }
     running = yield* engine.start({ database, hints, announcer, settings, jobs: handled, schedules, host: hostname(), pid: process.pid })
     return service

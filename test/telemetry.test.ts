@@ -26,7 +26,7 @@ const recording = () => {
         sampled: true,
         status: { _tag: "Started", startTime },
         attribute: (key, value) => void attributes.set(key, value),
-        end: () => {},
+        end: (endTime, exit) => void Object.assign(span, { status: { _tag: "Ended", startTime, endTime, exit } }),
         event: () => {},
         addLinks: () => {}
       }
@@ -62,6 +62,8 @@ onEveryDatabase("telemetry", (it) => {
         assert.strictEqual(attempt?.traceId, send?.traceId)
         assert.strictEqual(Option.getOrThrow(attempt!.parent).spanId, send?.spanId)
       }
+      const exits = [first, second].map((span) => (span!.status._tag === "Ended" ? span!.status.exit._tag : "Started"))
+      assert.deepStrictEqual(exits, ["Failure", "Success"])
       assert.strictEqual(Option.getOrThrow(inside!.parent).spanId, second?.spanId)
       assert.deepInclude(Object.fromEntries(send!.attributes), {
         "messaging.system": "jobsd",
@@ -74,6 +76,21 @@ onEveryDatabase("telemetry", (it) => {
         "messaging.message.id": id,
         "jobsd.attempt": 2
       })
+    })
+  )
+
+  it.scoped("costs no run when the tracer throws", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      const throws = () => {
+        throw new Error("no span today")
+      }
+      const broken = Tracer.make({ span: throws, context: (f) => f() })
+      const Untraced = Job.make("Untraced")
+      const live = Untraced.toLayer(() => Effect.void)
+      const jobsd = yield* Effect.withTracer(world.start(live, { jobs: [Untraced] }), broken)
+      const ids = yield* Effect.replicateEffect(jobsd.createRun(Untraced, undefined), 3)
+      for (const id of ids) yield* reaches(jobsd, id, "succeeded")
     })
   )
 

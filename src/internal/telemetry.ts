@@ -1,12 +1,16 @@
 /** Span, log and metric names in one place. Payloads never appear in any of them. */
+import * as Chunk from "effect/Chunk"
+import * as Context from "effect/Context"
 import { liveServices } from "effect/DefaultServices"
 import * as Effect from "effect/Effect"
+import type * as Exit from "effect/Exit"
 import type * as FiberId from "effect/FiberId"
 import * as FiberRef from "effect/FiberRef"
 import * as FiberRefs from "effect/FiberRefs"
 import * as HashMap from "effect/HashMap"
 import type * as Metric from "effect/Metric"
 import * as MetricLabel from "effect/MetricLabel"
+import * as Option from "effect/Option"
 import type * as Runtime from "effect/Runtime"
 import * as Tracer from "effect/Tracer"
 import * as JobsdMetrics from "../JobsdMetrics.js"
@@ -15,8 +19,12 @@ import { attemptOf } from "./storage/runRow.js"
 
 const untraced = liveServices.unsafeMap.get(Tracer.Tracer.key)
 
-/** whether there is a tracer to receive spans; Effect's own keeps them to itself */
-export const isTraced: Effect.Effect<boolean> = Effect.map(Effect.tracer, (tracer) => tracer !== untraced)
+/** The tracer that receives spans, or null: Effect's own keeps them to itself. */
+export const receivingTracer: Effect.Effect<Tracer.Tracer | null> = Effect.zipWith(
+  Effect.tracer,
+  FiberRef.get(FiberRef.currentTracerEnabled),
+  (tracer, isEnabled) => (isEnabled && tracer !== untraced ? tracer : null)
+)
 
 /** `send {job}` around createRun. */
 export const sending =
@@ -66,26 +74,42 @@ export const annotating = (job: string, runtime: Runtime.Runtime<never>) => {
   }
 }
 
-/** `process {job}` around a handler, child of the span that created the run. */
-export const processing =
-  (run: ClaimedRun) =>
-  <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> => {
-    const parent = parentOf(run.traceparent)
-    return Effect.withSpan(effect, `process ${run.job}`, {
-      kind: "consumer",
-      captureStackTrace: false,
-      ...(parent === undefined ? { root: true } : { parent }),
-      attributes: {
-        "messaging.system": "jobsd",
-        "messaging.operation.name": "process",
-        "messaging.operation.type": "process",
-        "messaging.destination.name": run.queue,
-        "messaging.message.id": run.id,
-        "jobsd.job": run.job,
-        "jobsd.attempt": attemptOf(run)
-      }
-    }) as Effect.Effect<A, E, R>
+/**
+ * `process {job}` around the handlers of a job, each a child of the span that created the run. Made of the tracer directly, for whoever
+ * starts it also ends it: `Effect.withSpan` would find all of this out for every run anew.
+ */
+export const processing = (job: string, { fiberRefs }: Runtime.Runtime<never>, tracer: Tracer.Tracer) => {
+  const name = `process ${job}`
+  const links = Chunk.toReadonlyArray(FiberRefs.getOrDefault(fiberRefs, FiberRef.currentTracerSpanLinks))
+  const inherited = HashMap.toEntries(FiberRefs.getOrDefault(fiberRefs, FiberRef.currentTracerSpanAnnotations))
+  const start = (run: ClaimedRun, startNanos: bigint): Tracer.Span => {
+    const span = tracer.span(name, Option.fromNullable(parentOf(run.traceparent)), Context.empty(), links, startNanos, "consumer")
+    for (const [key, value] of inherited) span.attribute(key, value)
+    span.attribute("messaging.system", "jobsd")
+    span.attribute("messaging.operation.name", "process")
+    span.attribute("messaging.operation.type", "process")
+    span.attribute("messaging.destination.name", run.queue)
+    span.attribute("messaging.message.id", run.id)
+    span.attribute("jobsd.job", job)
+    span.attribute("jobsd.attempt", attemptOf(run))
+    return span
   }
+  // a tracer that throws costs a span, and no run
+  return {
+    start: (run: ClaimedRun, startNanos: bigint): Tracer.Span | null => {
+      try {
+        return start(run, startNanos)
+      } catch {
+        return null
+      }
+    },
+    end: (span: Tracer.Span, endNanos: bigint, exit: Exit.Exit<unknown, unknown>): void => {
+      try {
+        span.end(endNanos, exit)
+      } catch {}
+    }
+  }
+}
 
 /** Who speaks, on every log line of a loop; loops make no spans. */
 export const loop =

@@ -4,6 +4,7 @@ import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import * as ParseResult from "effect/ParseResult"
 import type * as Runtime from "effect/Runtime"
+import type * as Tracer from "effect/Tracer"
 import type { Job } from "../../Job.js"
 import type { RunInfo } from "../../Run.js"
 import { describeParseError } from "../failureText.js"
@@ -15,7 +16,8 @@ export interface HandledJob {
   readonly handle: Job.HandlerService["handle"]
   readonly context: Context.Context<never>
   readonly runtime: Runtime.Runtime<never>
-  readonly traced: boolean
+  /** what receives spans, or null */
+  readonly tracer: Tracer.Tracer | null
 }
 
 /** The payload does not fit the job's schema, here and now: a deploy may still catch up. */

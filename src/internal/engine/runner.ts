@@ -9,6 +9,7 @@ import * as FiberRef from "effect/FiberRef"
 import * as FiberRefs from "effect/FiberRefs"
 import * as Runtime from "effect/Runtime"
 import * as Scope from "effect/Scope"
+import * as Tracer from "effect/Tracer"
 import type { InstanceId } from "../../Instance.js"
 import type { Job } from "../../Job.js"
 import { errorText, redactedBy } from "../failureText.js"
@@ -68,6 +69,7 @@ interface Prepared {
   readonly handled: HandledJob
   readonly attempt: Attempt
   readonly annotations: ReturnType<typeof annotating>
+  readonly spans: ReturnType<typeof processing> | null
   /** without the context, which is every attempt's own: a fork looks through all there are */
   readonly fiberRefs: FiberRefs.FiberRefs
 }
@@ -96,6 +98,7 @@ export const make = (options: {
       handled,
       attempt: compile(handled, settings.payloadLimit),
       annotations: annotating(name, handled.runtime),
+      spans: handled.tracer === null ? null : processing(name, handled.runtime, handled.tracer),
       fiberRefs: FiberRefs.delete(handled.runtime.fiberRefs, FiberRef.currentContext)
     })
   }
@@ -205,16 +208,18 @@ export const make = (options: {
 
     const { handled } = job
     const scope = lazyScope.make()
+    const span = job.spans?.start(run, clock.unsafeCurrentTimeNanos()) ?? null
+    const scoped = Context.add(handled.context, Scope.Scope, scope.scope)
     const runtime = Runtime.make({
-      context: Context.add(handled.context, Scope.Scope, scope.scope),
+      context: span === null ? scoped : Context.add(scoped, Tracer.ParentSpan, span),
       fiberRefs: job.fiberRefs,
       runtimeFlags: handled.runtime.runtimeFlags
     })
-    const effect = job.attempt(run.payload, runInfo(run, startedAt))
-    attempt.fiber = Runtime.runFork(runtime, handled.traced ? processing(run)(effect) : effect, { updateRefs: job.annotations(run) })
+    attempt.fiber = Runtime.runFork(runtime, job.attempt(run.payload, runInfo(run, startedAt)), { updateRefs: job.annotations(run) })
     // a handler can ask for its own end before there is a fiber to interrupt
     if (attempt.reason !== null) interrupt(attempt, attempt.reason)
     attempt.fiber.addObserver((exit) => {
+      if (span !== null) job.spans?.end(span, clock.unsafeCurrentTimeNanos(), exit)
       const closing = scope.close(exit)
       if (closing === null) return ended(attempt, exit)
       // a finalizer that dies makes an error of a success
