@@ -58,7 +58,9 @@ export interface Create {
 }
 
 /** The most that goes in one statement: what a database takes of parameters is far more, what it takes of bytes is not. */
-const statementRows = 500
+const statementRows = 2000
+/** where a statement stops the whole process */
+const statementRowsAtOnce = 500
 const statementBytes = 4 * 1024 * 1024
 
 const insertedColumns = {
@@ -158,6 +160,17 @@ export const make = ({ database }: Asker): Create => {
       SELECT r.id, r.unique_key FROM ${dialect.rows(":rows", keyColumns)} ${dialect.lookUp} ${runs} r ON r.${column} = d.${column} ${dialect.currentRead}
     ) by_${column}`
   const findHolders = statement(`${foundBy("id")} UNION ALL ${foundBy("unique_key")}`)
+
+  const fitting = fittingIn(dialect.answersAtOnce ? statementRowsAtOnce : statementRows)
+  const chunks = (all: ReadonlyArray<NewRun>): ReadonlyArray<ReadonlyArray<NewRun>> => {
+    const groups: Array<ReadonlyArray<NewRun>> = []
+    for (let rest = all; rest.length > 0; ) {
+      const size = fitting(rest)
+      groups.push(rest.slice(0, size))
+      rest = rest.slice(size)
+    }
+    return groups
+  }
 
   /** ids by the id that was wanted; one is missing when the holder of its key ended between the insert and the look */
   type Found = ReadonlyMap<RunId, RunId>
@@ -260,27 +273,35 @@ export const make = ({ database }: Asker): Create => {
   }
 }
 
-const fitting = (all: Iterable<NewRun>): number => {
-  let rows = 0
-  let bytes = 0
-  for (const run of all) {
-    bytes += run.payloadBytes
-    if (rows === statementRows || (rows > 0 && bytes > statementBytes)) break
-    rows++
+const fittingIn =
+  (limit: number) =>
+  (all: Iterable<NewRun>): number => {
+    let rows = 0
+    let bytes = 0
+    for (const run of all) {
+      bytes += run.payloadBytes
+      if (rows === limit || (rows > 0 && bytes > statementBytes)) break
+      rows++
+    }
+    return rows
   }
-  return rows
-}
 
-const chunks = (all: ReadonlyArray<NewRun>): ReadonlyArray<ReadonlyArray<NewRun>> => {
-  const groups: Array<ReadonlyArray<NewRun>> = []
-  for (let rest = all; rest.length > 0; ) {
-    const size = fitting(rest)
-    groups.push(rest.slice(0, size))
-    rest = rest.slice(size)
-  }
-  return groups
-}
-
-const mayDiffer: ReadonlySet<string> = new Set(["id", "payload", "payloadBytes"])
-const isAlike = (a: NewRun, b: NewRun): boolean =>
-  Object.keys(a).every((key) => mayDiffer.has(key) || a[key as keyof NewRun] === b[key as keyof NewRun])
+const common = Object.keys({
+  job: true,
+  queue: true,
+  schedule: true,
+  name: true,
+  uniqueKey: true,
+  priority: true,
+  runAt: true,
+  delayMillis: true,
+  createdBy: true,
+  maxErrors: true,
+  maxTimeouts: true,
+  maxCrashes: true,
+  timeoutMillis: true,
+  successLimit: true,
+  backoff: true,
+  traceparent: true
+} satisfies { [K in Exclude<keyof NewRun, "id" | "payload" | "payloadBytes">]: true }) as ReadonlyArray<keyof NewRun>
+const isAlike = (a: NewRun, b: NewRun): boolean => common.every((key) => a[key] === b[key])
