@@ -1,4 +1,8 @@
 /** How fast a run of another process is found: not by its poll, where the database can tell. */
+import { mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { SqliteClient } from "@effect/sql-sqlite-node"
 import { assert } from "@effect/vitest"
 import { Duration, Effect, Layer } from "effect"
 import { Jobsd } from "jobsd"
@@ -59,6 +63,28 @@ onEveryDatabase("a run that another program creates", (it, database) => {
       yield* started(calls, 1)
     })
   )
+
+  if (database === "sqlite") {
+    it.scoped("is started long before the next poll with a journal that is rolled back", () =>
+      Effect.gen(function* () {
+        const directory = yield* Effect.acquireRelease(
+          Effect.sync(() => mkdtempSync(join(tmpdir(), "jobsd-"))),
+          (directory) => Effect.sync(() => rmSync(directory, { recursive: true }))
+        )
+        const filename = join(directory, "rolled-back.db")
+        const client = () => Layer.fresh(Layer.orDie(SqliteClient.layer({ filename, disableWAL: true })))
+        const { calls, job, live } = counted("Elsewhere")
+        const instance = Jobsd.layer({ jobs: [job], pollInterval: "1 hour" }).pipe(Layer.provide(live), Layer.provide(client()))
+        yield* Layer.build(instance)
+        const other = yield* Layer.build(Layer.provide(Jobsd.layerClient(), client()))
+        yield* Effect.sleep("100 millis")
+        for (const n of [1, 2, 3]) {
+          yield* Effect.provide(Jobsd.createRun(job), other)
+          yield* started(calls, n)
+        }
+      })
+    )
+  }
 
   if (database === "postgres") {
     it.scoped("is found by polling when the listener's connection has died", () =>

@@ -66,7 +66,7 @@ export interface Database {
    * A statement without parameters on a driver's only connection, without asking for it: one that waits for no lock, and does not mind
    * whose transaction is open.
    */
-  readonly aside: (text: string) => Effect.Effect<ReadonlyArray<Row>, SqlError>
+  readonly aside: (operation: string, text: string) => Effect.Effect<ReadonlyArray<Row>, StorageError>
   readonly failed: (operation: string, committing: boolean) => (error: SqlError) => StorageError
 }
 
@@ -238,6 +238,7 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
     // Effect 3's transaction tag does not say whose transaction it is. Connections of one client are of one class that the
     // client alone has (PostgreSQL, MySQL), or are one and the same object (SQLite).
     const ours = yield* Effect.mapError(Effect.scoped(reserve), failed("connect", false))
+    const oursAside = sessionOn(ours)
     const isOurs = (connection: Connection) =>
       connection === ours || (ours.constructor !== Object && connection.constructor === ours.constructor)
 
@@ -256,7 +257,7 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
       write,
       transact,
       transactionOf,
-      aside: sessionOn(ours).run,
+      aside: (operation, text) => Effect.mapError(oursAside.run(text), failed(operation, false)),
       failed
     }
   })

@@ -8,7 +8,7 @@ import * as Effect from "effect/Effect"
 import * as Stream from "effect/Stream"
 import type { InstanceId } from "../../Instance.js"
 import type { StorageError } from "../../JobsdError.js"
-import type { Database } from "./database.js"
+import type { Database, Row } from "./database.js"
 
 /** What was heard: a run of this queue is due now, or (null) something may be due soon. */
 export type Hint = { readonly queue: string | null }
@@ -39,8 +39,17 @@ export type HintSql =
    * one, and never in a transaction of somebody's: commits that announce wait for each other.
    */
   | { readonly kind: "channel"; readonly announce: string; readonly within: (insert: string) => string }
-  /** a number that changes when others commit, cheap enough to ask for every few milliseconds; `shared`: whether there can be others */
-  | { readonly kind: "version"; readonly version: string; readonly shared: string; readonly every: Interval }
+  /**
+   * a number that changes when others commit, cheap enough to ask for every few milliseconds; `shared`: whether there can be others;
+   * `waitsForNobody`: a question, and its answer if the number can be read while somebody commits
+   */
+  | {
+      readonly kind: "version"
+      readonly version: string
+      readonly shared: string
+      readonly waitsForNobody: readonly [question: string, answer: string]
+      readonly every: Interval
+    }
   | { readonly kind: "none"; readonly look: Interval }
 
 const none: Hints = { word: () => "", look: null, announce: null, listen: null }
@@ -58,12 +67,21 @@ export const make = (database: Database, me: () => InstanceId): Hints => {
 }
 
 const watch =
-  ({ aside, failed }: Database, { every, shared, version }: HintSql & { readonly kind: "version" }): Hints["listen"] =>
+  ({ aside, read }: Database, { every, shared, version, waitsForNobody }: HintSql & { readonly kind: "version" }): Hints["listen"] =>
   (heard) => {
-    const asNumber = (text: string) => Effect.map(aside(text), (rows) => Number(Object.values(rows[0] ?? {})[0]))
-    const look = asNumber(version)
+    const answered = (rows: ReadonlyArray<Row>) => Object.values(rows[0] ?? {})[0]
+    const ask = (text: string) => Effect.map(aside("look for changes", text), answered)
+    const [question, answer] = waitsForNobody
     return Effect.gen(function* () {
-      if ((yield* asNumber(shared)) === 0) return yield* Effect.never
+      if (Number(yield* ask(shared)) === 0) return yield* Effect.never
+      // so often that all that `read` does would cost 3 s of CPU a minute
+      const look =
+        (yield* ask(question)) === answer
+          ? ask(version)
+          : Effect.map(
+              read("look for changes", ({ run }) => run(version)),
+              answered
+            )
       let last = yield* look
       let quiet = 0
       const again = Effect.map(look, (now) => {
@@ -71,10 +89,9 @@ const watch =
         if (quiet === 0) heard({ queue: null })
         last = now
       })
-      // so often that a statement which goes through all of `read` would cost 3 s of CPU a minute
       const pause = Effect.suspend(() => Effect.sleep(quiet * every.millis < quietAfter ? every.millis : every.quietMillis))
       return yield* Effect.forever(Effect.zipRight(pause, again))
-    }).pipe(Effect.mapError(failed("look for changes", false)))
+    })
   }
 
 /** A listener whose connection has died hears nothing, and is not told: it sends itself a word now and then. */

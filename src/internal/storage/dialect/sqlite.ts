@@ -87,6 +87,8 @@ export const sqlite: Dialect = {
     kind: "version",
     version: "PRAGMA data_version",
     shared: "SELECT COUNT(*) AS files FROM pragma_database_list WHERE name = 'main' AND file <> ''",
+    // with a journal that is rolled back, a reader waits for whoever commits
+    waitsForNobody: ["PRAGMA journal_mode", "wal"],
     every: { millis: 8, quietMillis: 64 }
   },
   failure,
