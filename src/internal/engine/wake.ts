@@ -1,5 +1,7 @@
 /** What lets a loop sleep: a Schedule that comes from the turn itself, cut short by a wake-up from anywhere. */
+import type * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
+import * as FiberId from "effect/FiberId"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 
@@ -13,22 +15,41 @@ export interface Wake {
 /** the delay of a turn is the turn's own answer */
 const asAnswered = Schedule.identity<number>().pipe(Schedule.addDelay((millis) => millis))
 
-export const make: Effect.Effect<Wake> = Effect.map(Effect.makeLatch(false), (latch) => {
-  // most calls find the loop awake already, and opening a latch costs 2 us
+export const make: Effect.Effect<Wake> = Effect.map(Effect.clock, (clock) => {
   let awake = false
-  const asleep = Effect.suspend(() => {
-    awake = false
-    return latch.close
-  })
+  let cutShort: (() => void) | null = null
+
+  // The clock by which the Schedule sleeps. Racing its sleep with a wake-up, and beginning anew, took 0.3 ms longer from a
+  // notification to the claim it leads to; ending the sleep that nobody waits for any more can come after it.
+  const sleep: Clock.Clock["sleep"] = (duration) =>
+    Effect.async((resume) => {
+      if (awake) return resume(Effect.void)
+      const sleeping = Effect.runFork(clock.sleep(duration))
+      const end = () => {
+        // a sleep that was cut short ends a moment after the next one has begun
+        if (cutShort === end) cutShort = null
+        resume(Effect.void)
+        setImmediate(() => sleeping.unsafeInterruptAsFork(FiberId.none))
+      }
+      cutShort = end
+      sleeping.addObserver(end)
+      return Effect.sync(end)
+    })
+  const waking: Clock.Clock = Object.create(clock, { sleep: { value: sleep } })
+
   return {
     wake: () => {
-      if (awake) return
       awake = true
-      Effect.runSync(latch.open)
+      cutShort?.()
     },
     // A turn is never interrupted, only the sleep after it. What wakes the loop during a turn leads to another one.
-    loop: (turn) =>
-      Effect.forever(Effect.zipRight(asleep, Effect.raceFirst(Effect.repeat(Effect.uninterruptible(turn), asAnswered), latch.await)))
+    loop: (turn) => {
+      const next = Effect.suspend(() => {
+        awake = false
+        return Effect.withClock(turn, clock)
+      })
+      return Effect.withClock(Effect.zipRight(Effect.repeat(Effect.uninterruptible(next), asAnswered), Effect.never), waking)
+    }
   }
 })
 
