@@ -1,4 +1,4 @@
-/** Tells other instances about new runs: at once, and then at most every 25 ms for each queue. One word stands for many runs. */
+/** Tells other instances about new runs: at once, and then at most every 5 ms for each queue. One word stands for many runs. */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { announceEvery, type Hint, type Hints } from "./storage/hints.js"

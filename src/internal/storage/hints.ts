@@ -142,4 +142,4 @@ const channel = (
 export const withoutHints: Hints = none
 
 /** Announcements of one queue are this far apart: the first goes at once, and stands for those right behind it. */
-export const announceEvery = Duration.millis(25)
+export const announceEvery = Duration.millis(5)
