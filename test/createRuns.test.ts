@@ -9,27 +9,23 @@ const Numbered = Job.make("Numbered", { payload: { n: Schema.Int, text: Schema.S
 const numbers = (count: number) => Array.from({ length: count }, (_, n) => ({ n, text: `number ${n}: "äöü" 'and' \\ \u0000 🎈` }))
 
 onEveryDatabase("createRuns", (it) => {
-  it.scoped(
-    "creates a run for each payload, in one statement or many, and returns their ids in order, which is the order of their starts",
-    () =>
-      Effect.gen(function* () {
-        const world = yield* makeWorld
-        const seen = new Map<Run.RunId, unknown>()
-        const live = Numbered.toLayer((payload, run) => Effect.sync(() => seen.set(run.id, payload)))
-        const jobsd = yield* world.start(live, { jobs: [Numbered], workers: 1 })
-        const payloads = numbers(2501)
-        const ids = yield* jobsd.createRuns(Numbered, payloads, { priority: 3 })
-        yield* eventually(world.rows("runs", "WHERE state = 2"), (rows) => rows.length === payloads.length, "20 seconds")
-        assert.deepStrictEqual(
-          ids.map((id) => seen.get(id)),
-          payloads
-        )
-        assert.deepStrictEqual([...ids].sort(), ids)
-        const rows = yield* world.rows("runs")
-        assert.isTrue(
-          rows.every((row) => Number(row.priority) === 3 && Number(row.payload_bytes) === Buffer.byteLength(String(row.payload)))
-        )
-      })
+  it.scoped("creates a run for each payload, in one statement or many, and returns their ids in order, in which they rise", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      const seen = new Map<Run.RunId, unknown>()
+      const live = Numbered.toLayer((payload, run) => Effect.sync(() => seen.set(run.id, payload)))
+      const jobsd = yield* world.start(live, { jobs: [Numbered], workers: 1 })
+      const payloads = numbers(2501)
+      const ids = yield* jobsd.createRuns(Numbered, payloads, { priority: 3 })
+      yield* eventually(world.rows("runs", "WHERE state = 2"), (rows) => rows.length === payloads.length, "20 seconds")
+      assert.deepStrictEqual(
+        ids.map((id) => seen.get(id)),
+        payloads
+      )
+      assert.deepStrictEqual([...ids].sort(), ids)
+      const rows = yield* world.rows("runs")
+      assert.isTrue(rows.every((row) => Number(row.priority) === 3 && Number(row.payload_bytes) === Buffer.byteLength(String(row.payload))))
+    })
   )
 
   it.scoped("creates nothing if one payload does not fit", () =>
