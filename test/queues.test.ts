@@ -39,6 +39,30 @@ onEveryDatabase("a queue", (it) => {
     })
   )
 
+  it.scoped("keeps its order when the process stands still for longer than what was claimed ahead may wait", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      const order: Array<number> = []
+      const Numbered = Job.make("Numbered", { payload: { n: Schema.Int } })
+      const live = Numbered.toLayer(({ n }) =>
+        Effect.sync(() => {
+          order.push(n)
+          if (n === 400) for (const until = Date.now() + 700; Date.now() < until; );
+        })
+      )
+      const jobsd = yield* world.start(live, { jobs: [Numbered], workers: 1 })
+      const ids = yield* jobsd.createRuns(
+        Numbered,
+        Array.from({ length: 1500 }, (_, n) => ({ n }))
+      )
+      yield* reaches(jobsd, ids.at(-1)!, "succeeded")
+      assert.deepStrictEqual(
+        order,
+        ids.map((_, n) => n)
+      )
+    })
+  )
+
   it.scoped("has workers of its own, and one that is not listed is not worked on", () =>
     Effect.gen(function* () {
       const world = yield* makeWorld

@@ -29,6 +29,8 @@ const unsettledBound = 5000
 
 /** What was claimed ahead and has not been started after so long is given back. */
 const aheadMillis = 500
+/** so much later than asked, a deadline shows that the process stood still */
+const stallMillis = 50
 
 /** When something is due and cannot be claimed, somebody else has it: so long until the next look. */
 const takenMillis = 250
@@ -50,13 +52,18 @@ export const make = (options: {
   Effect.map(makeWake, ({ loop, wake }) => {
     const { clock, deadlines, pools, quarantine, runner, settings, store } = options
 
-    const giveBackLater = (pool: WorkerPool) => {
+    // those behind a late one go with it: claimed again, they come in their order
+    const giveBackLater = (pool: WorkerPool, whatever = false) => {
       if (pool.waiting().length === 0) return
-      deadlines.after(aheadMillis, monotonicMillis(clock), () => {
-        const since = monotonicMillis(clock) - aheadMillis
-        const late = pool.withdraw(({ at }) => at <= since)
-        if (late.length > 0) pool.slower()
-        runner.giveBack(late)
+      const from = monotonicMillis(clock)
+      deadlines.after(aheadMillis, from, () => {
+        const now = monotonicMillis(clock)
+        // told late, the whole process stood still, which says nothing about the workers: they get as much time again, once
+        if (now - from > aheadMillis + stallMillis && !whatever) return giveBackLater(pool, true)
+        const oldest = pool.waiting()[0]
+        if (oldest === undefined || oldest.at > now - aheadMillis) return
+        pool.slower()
+        runner.giveBack(pool.withdraw(() => true))
       })
     }
 
