@@ -19,16 +19,21 @@ const opened = async () => {
 let nextId = 0
 const payload = (): Payload => ({ id: nextId++, at: now() })
 
+/** a producer creates for so long before it is measured: V8 has then compiled what it uses */
+const warmMillis = 3000
+
 /** creates runs for so many milliseconds, so many at once; the rate per second */
 const create = async ({ atOnce, millis }: { readonly atOnce: number; readonly millis: number }) => {
   const { each } = await opened()
-  const lanes = (next: () => Payload | undefined) => Promise.all(Array.from({ length: atOnce }, () => each(next)))
-  let warm = 100
-  await lanes(() => (warm-- > 0 ? payload() : undefined))
-  const from = nextId
-  const start = now()
-  await lanes(() => (now() - start < millis ? payload() : undefined))
-  return (1000 * (nextId - from)) / (now() - start)
+  const during = async (millis: number) => {
+    const from = nextId
+    const start = now()
+    const next = () => (now() - start < millis ? payload() : undefined)
+    await Promise.all(Array.from({ length: atOnce }, () => each(next)))
+    return (1000 * (nextId - from)) / (now() - start)
+  }
+  await during(warmMillis)
+  return during(millis)
 }
 
 /** creates so many runs at once; the rate per second, or null if the system has no such call */
