@@ -46,10 +46,10 @@ const bulk = async ({ count }: { readonly count: number }) => {
   return (1000 * count) / (now() - start)
 }
 
-/** puts runs 0 to count - 1 in the table, in the fastest way there is */
-const fill = async ({ count }: { readonly count: number }) => {
+/** puts runs 0 to count - 1 in the table, in the fastest way there is, and so many before them that only warm up and have no number */
+const fill = async ({ count, warm }: { readonly count: number; readonly warm: number }) => {
   const { bulk, each } = await opened()
-  nextId = 0
+  nextId = -warm
   if (bulk !== null) {
     while (nextId < count) await bulk(Array.from({ length: Math.min(5000, count - nextId) }, payload))
   } else {

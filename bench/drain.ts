@@ -26,10 +26,10 @@ export const countTwice = (reports: ReadonlyArray<Report>, count: number): { rea
   return { twice, never }
 }
 
-/** Fills the table through the system's own producer, in a process that is gone when the drain begins. */
-export const fillQueue = async (cell: Cell, database: Database, count: number): Promise<void> => {
+/** Fills the table through the system's own producer, in a process that is gone when the drain begins; `warm` runs only warm up. */
+export const fillQueue = async (cell: Cell, database: Database, count: number, warm = 0): Promise<void> => {
   const producer = await cell.child(database)
-  await producer.call("fill", { count })
+  await producer.call("fill", { count, warm })
   await producer.end()
 }
 

@@ -36,6 +36,10 @@ const createTargets = (on: Kind, limits: { readonly [figure in keyof typeof crea
     atLeast(limit, `${names[on]} create ${creations[figure as keyof typeof creations]} / ${of}`, versus(on, "A", figure, "raw"))
   )
 
+/** the same bounds for processes that have been at work for a while */
+const warm = (on: Kind, limits: { readonly [other: string]: number }) =>
+  Object.entries(limits).map(([other, limit]) => atLeast(limit, `${names[on]} drain at 50, warm / ${other}`, versus(on, "W", "rate", other)))
+
 /** above every peer: the least of the ratios */
 const abovePeers = (figure: keyof typeof creations) =>
   atLeast(1, `PostgreSQL create ${creations[figure]} / best peer`, (results) => {
@@ -61,9 +65,12 @@ export const targets: ReadonlyArray<Target> = [
   atLeast(0.8, "PostgreSQL drain at 50 / floor", versus("postgres", "B", "rate", "raw")),
   atMost(0.03, "PostgreSQL transactions per run", own("postgres", "B", "transactions")),
   atMost(25, "PostgreSQL worker CPU µs per run", own("postgres", "B", "cpu")),
+  ...warm("postgres", { "graphile-worker:batch": 1, "pg-boss:batch": 1.5, raw: 0.8 }),
+  atMost(25, "PostgreSQL worker CPU µs per run, warm", own("postgres", "W", "cpu")),
   atLeast(0.6, "MariaDB drain at 50 / floor", versus("mariadb", "B", "rate", "raw")),
   atLeast(0.6, "MariaDB drain by two processes / floor", versus("mariadb", "E", "rate", "raw")),
   atLeast(4, "SQLite drain at 50 / plainjob", versus("sqlite", "B", "rate", "plainjob:poll10")),
+  ...warm("sqlite", { "plainjob:poll10": 4 }),
   atMost(50, "SQLite longest gap of the event loop, ms", own("sqlite", "B", "gap")),
   ...createTargets("postgres", { sequential: 0.75, atOnce: 1.5, bulk: 0.4 }, "bare pg with NOTIFY"),
   abovePeers("sequential"),

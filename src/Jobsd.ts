@@ -268,6 +268,9 @@ export const createRuns = <Payload>(
  * running one is interrupted, at once if it runs on this instance and with the next heartbeat if it runs elsewhere. `id` may be
  * the id of any run of the chain.
  *
+ * In a transaction of the client that Jobsd was given, the cancellation takes effect when it commits; a running run is then interrupted
+ * with the next heartbeat, wherever it runs.
+ *
  * @example
  * import { Effect } from "effect"
  * import { Job, Jobsd } from "jobsd"
@@ -288,7 +291,7 @@ export const cancel = (id: RunId): Effect.Effect<CancelResult, RunNotFound | Sto
   Effect.flatMap(Jobsd, (jobsd) => jobsd.cancel(id))
 
 /**
- * The state of the latest run of the chain that the id belongs to.
+ * The state of the latest run of the chain that the id belongs to, as the caller's transaction sees it, if there is one.
  *
  * @example
  * import { Effect } from "effect"

@@ -37,6 +37,9 @@ onEveryDatabase("createRun", (it) => {
       const later = yield* jobsd.getRunState(yield* jobsd.createRun(job, undefined, { runAt: future, delay: "1 minute" }))
       assert.deepInclude(later, { status: "ready", startedAt: null })
       assert.strictEqual(later.runAt.epochMillis, future.epochMillis + 60_000)
+      // as adding a duration to a moment leads to
+      const between = yield* jobsd.getRunState(yield* jobsd.createRun(job, undefined, { runAt: DateTime.unsafeMake(9e11 + 0.4) }))
+      assert.strictEqual(between.runAt.epochMillis, 9e11)
     })
   )
 

@@ -1,6 +1,6 @@
 /** Chains: the runs that follow from one createRun with a schedule. */
 import { assert } from "@effect/vitest"
-import { DateTime, Effect } from "effect"
+import { DateTime, Effect, Schedule } from "effect"
 import { Job, JobSchedule } from "jobsd"
 import { onEveryDatabase } from "./support/databases.js"
 import { counted, eventually, makeWorld, reaches } from "./support/world.js"
@@ -61,6 +61,46 @@ onEveryDatabase("a scheduled run", (it) => {
       for (const [i, moment] of due.entries()) {
         if (i > 0) assert.isTrue(moment - due[i - 1]! >= 700 && moment - due[i - 1]! < 1200, `${moment - due[i - 1]!}`)
       }
+    })
+  )
+
+  it.scoped("follows from there too when it had to be tried again, or was taken over", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      yield* world.migrate
+      const client = yield* world.client()
+      const { job, live } = counted("Again", Effect.fail("no"))
+      const every = JobSchedule.every("Every hour", "1 hour")
+      const create = client.createRun(job, undefined, { schedule: every, retriesOnError: 1, backoff: Schedule.spaced("100 millis") })
+      const retried = yield* create
+      const crashed = yield* create
+      yield* world.unsafe("UPDATE @_runs SET run_at = run_at - 3600000")
+      const due = new Map((yield* world.rows("runs")).map((row) => [row.id, Number(row.run_at)]))
+      // as a claim of somebody who is gone
+      yield* world.unsafe(`UPDATE @_runs SET state = 1, claimed_at = 1, owner = origin_id WHERE id = '${crashed}'`)
+      const jobsd = yield* world.start(live, { jobs: [job], schedules: [every] })
+      for (const id of [retried, crashed]) {
+        const next = yield* eventually(jobsd.getRunState(id), ({ occurrence }) => occurrence === 1)
+        assert.strictEqual(next.runAt.epochMillis, due.get(id)! + hour)
+        const [row] = yield* world.rows("runs", `WHERE id = '${id}'`)
+        assert.isAbove(Number(row?.run_at), due.get(id)!)
+      }
+    })
+  )
+
+  it.scoped("is created within the caller's transaction, whose connection may be the only one", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      yield* world.migrate
+      const { sql } = yield* world.apart
+      const jobsd = yield* world.on(sql).client()
+      const create = jobsd.createRun(Job.make("Clean"), undefined, { schedule: Hourly })
+      const both = Effect.flatMap(create, (id) => Effect.zip(jobsd.getRunState(id), jobsd.getRunState(id)))
+      // as many at once as there are connections
+      const states = yield* Effect.replicateEffect(sql.withTransaction(both), 6, { concurrency: "unbounded" })
+      for (const [state] of states) assert.strictEqual(state.runAt.epochMillis % hour, 0)
+      yield* Effect.flip(sql.withTransaction(Effect.zipRight(create, Effect.fail("no"))))
+      assert.lengthOf(yield* world.rows("runs"), 6)
     })
   )
 

@@ -7,18 +7,18 @@ export const drainCap = ({ full }: Cell): number => (full ? 12_000 : 6000)
 /** Fills an empty database and drains it. */
 export const drainFresh = async (
   cell: Cell,
-  options: { readonly concurrency?: number; readonly processes?: number; readonly variant?: string } = {}
+  options: { readonly concurrency?: number; readonly processes?: number; readonly variant?: string; readonly warm?: number } = {}
 ): Promise<Figures> => {
-  const { concurrency = 50, processes = 1, variant } = options
+  const { concurrency = 50, processes = 1, variant, warm = 0 } = options
   // as many for each process
   const count = drainCount(cell) * processes
   const database = await cell.database(variant)
   // they only load their modules meanwhile
   const [workers] = await Promise.all([
     Promise.all(Array.from({ length: processes }, () => cell.child(database, variant))),
-    fillQueue(cell, database, count)
+    fillQueue(cell, database, count, warm)
   ])
-  const { figures } = await drainQueue(cell, database, workers, { concurrency, count, cap: drainCap(cell) })
+  const { figures } = await drainQueue(cell, database, workers, { concurrency, count, cap: (1 + warm / count) * drainCap(cell) })
   return figures
 }
 
@@ -51,6 +51,22 @@ export const drain: Measure = {
   columns,
   suits: () => true,
   run: (cell) => drainFresh(cell)
+}
+
+/** W: the same by a process that has been at work for a while, as most have: V8 has compiled what it uses. */
+export const drainWarm: Measure = {
+  letter: "W",
+  title: "Drain of 20,000 no-op runs by one process at concurrency 50 that has just done twice as many",
+  rounds: { short: 1 },
+  short: ({ name, on }) => on === "postgres" || name === "jobsd" || name === "raw" || name.startsWith("plainjob"),
+  columns: [
+    { figure: "rate", title: "runs/s", ratio: true },
+    { figure: "cpu", title: "CPU µs/run" },
+    { figure: "gap", title: "longest gap ms" },
+    ...mistakes
+  ],
+  suits: () => true,
+  run: (cell) => drainFresh(cell, { warm: 2 * drainCount(cell) })
 }
 
 export const drainTen: Measure = {

@@ -1,6 +1,6 @@
 import type { Measure } from "../harness.ts"
 import { create } from "./create.ts"
-import { drain, drainTen, two } from "./drain.ts"
+import { drain, drainTen, drainWarm, two } from "./drain.ts"
 import { growth } from "./growth.ts"
 import { idle } from "./idle.ts"
 import { load } from "./load.ts"
@@ -13,6 +13,7 @@ import { telemetry } from "./telemetry.ts"
 export const measures: ReadonlyArray<Measure> = [
   create,
   drain,
+  drainWarm,
   drainTen,
   pickup,
   load,

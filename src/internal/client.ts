@@ -9,7 +9,7 @@ import * as ParseResult from "effect/ParseResult"
 import type { InstanceId } from "../Instance.js"
 import type { Job } from "../Job.js"
 import type { Jobsd } from "../Jobsd.js"
-import { OptionError, PayloadError, RunNotFound, ScheduleError, type StorageError } from "../JobsdError.js"
+import { OptionError, PayloadError, RunNotFound, ScheduleError, StorageError } from "../JobsdError.js"
 import type { RunId, RunState } from "../Run.js"
 import type { Announcer } from "./announcer.js"
 import { describeParseError } from "./failureText.js"
@@ -17,7 +17,7 @@ import * as groups from "./groups.js"
 import { nextMoment } from "./lifecycle.js"
 import { lastMoment, momentOf } from "./moment.js"
 import { backoffSteps, mergePolicy, nameIssue, priorityIssue, type Resolved, replay, textIssue } from "./settings.js"
-import { outsideTransaction, type Session } from "./storage/database.js"
+import type { Session } from "./storage/database.js"
 import type { Hint } from "./storage/hints.js"
 import type { NewRun, RunStore } from "./storage/runStore.js"
 import { metrics, sending, traceparentOf } from "./telemetry.js"
@@ -115,8 +115,13 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
   })
 
   /** the first moment of a scheduled run: the rule applied to the database's now plus the delay */
-  const firstMoment = (schedule: NonNullable<Jobsd.CreateRunOptions["schedule"]>, runAt: number | null, delay: number) =>
-    Effect.flatMap(outsideTransaction(store.now), (now) => {
+  const firstMoment = (
+    schedule: NonNullable<Jobsd.CreateRunOptions["schedule"]>,
+    runAt: number | null,
+    delay: number,
+    transaction: Session | null
+  ) =>
+    Effect.flatMap(store.now(transaction), (now) => {
       const next = nextMoment((after) => schedule.next(momentOf(after)).epochMillis, (runAt ?? now) + delay, Number.NEGATIVE_INFINITY)
       return typeof next === "number" ? Effect.succeed(next) : new ScheduleError({ schedule: schedule.name, issue: next })
     })
@@ -134,7 +139,7 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
     const policy = mergePolicy(settings.policy, job.policy, options)
     if (Either.isLeft(policy)) return new OptionError(policy.left)
     const delayMillis = Math.round(Duration.toMillis(delay.value))
-    const at = runAt === undefined ? null : DateTime.toEpochMillis(runAt)
+    const at = runAt === undefined ? null : Math.round(DateTime.toEpochMillis(runAt))
     if (Math.abs((at ?? Date.now()) + delayMillis) > lastMoment) {
       return new OptionError({
         option: runAt === undefined ? "delay" : "runAt",
@@ -157,7 +162,11 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
 
   // one for each job that is asked for without options
   const plain = new WeakMap<Job.Any, Template>()
-  const template = (job: Job.Any, options: Jobsd.CreateRunOptions): AtOnce<Template, OptionError | ScheduleError | StorageError> => {
+  const template = (
+    job: Job.Any,
+    options: Jobsd.CreateRunOptions,
+    transaction: Session | null
+  ): AtOnce<Template, OptionError | ScheduleError | StorageError> => {
     const known = options === noOptions ? plain.get(job) : undefined
     if (known !== undefined) return known
     const template = described(job, options)
@@ -166,7 +175,11 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
     const { schedule } = options
     return schedule === undefined
       ? template
-      : Effect.map(firstMoment(schedule, template.runAt, template.delayMillis), (runAt) => ({ ...template, runAt, delayMillis: 0 }))
+      : Effect.map(firstMoment(schedule, template.runAt, template.delayMillis, transaction), (runAt) => ({
+          ...template,
+          runAt,
+          delayMillis: 0
+        }))
   }
 
   const newRun = (
@@ -215,7 +228,7 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
           metrics.sent(1, run.job)
           return Effect.succeed(id)
         })
-      const shared = template(job, options)
+      const shared = template(job, options, transaction)
       const run = Effect.isEffect(shared)
         ? Effect.flatMap(shared, (shared) => asEffect(newRun(job, payload, shared, options, traceparent)))
         : newRun(job, payload, shared, options, traceparent)
@@ -227,7 +240,7 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
       Effect.gen(function* () {
         const transaction = store.transactionOf(fiber.currentContext)
         const traceparent = traceparentOf(fiber.currentSpan)
-        const shared = yield* asEffect(template(job, options))
+        const shared = yield* asEffect(template(job, options, transaction))
         const runs: Array<NewRun> = []
         for (const payload of payloads) {
           const run = newRun(job, payload, shared, options, traceparent)
@@ -243,28 +256,34 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
     ).pipe(sending(job.name, queueOf(job, options)))
 
   // an id comes in from outside: what is no UUID is no run either, and databases compare the letters of one differently
-  const latest = (id: RunId) =>
+  const latest = (id: RunId, transaction: Session | null) =>
     isUuid(id)
       ? Effect.flatMap(
-          outsideTransaction(store.latestOfChain(id.toLowerCase() as RunId)),
+          store.latestOfChain(id.toLowerCase() as RunId, transaction),
           Option.match({ onNone: () => new RunNotFound({ id }), onSome: Effect.succeed })
         )
       : new RunNotFound({ id })
 
+  const getRunState: Jobsd.Service["getRunState"] = (id) =>
+    Effect.withFiberRuntime((fiber) => latest(id, store.transactionOf(fiber.currentContext)))
+
   // each round looks first; the state can change between the look and the write, but only forwards
+  const cancelRounds = 5
   const cancel: Jobsd.Service["cancel"] = (id) =>
-    outsideTransaction(
-      Effect.gen(function* () {
-        for (;;) {
-          const run: RunState = yield* latest(id)
+    Effect.withFiberRuntime((fiber) => {
+      const transaction = store.transactionOf(fiber.currentContext)
+      return Effect.gen(function* () {
+        for (let round = 0; round < cancelRounds; round++) {
+          const run: RunState = yield* latest(id, transaction)
           switch (run.status) {
             case "ready":
             case "parked":
-              if (yield* store.cancelWaiting(run.id)) return "cancelled"
+              if (yield* store.cancelWaiting(run.id, transaction)) return "cancelled"
               break
             case "running":
-              if (yield* store.requestCancel(run.id)) {
-                local.cancel(run.id)
+              if (yield* store.requestCancel(run.id, transaction)) {
+                // whoever holds the run hears of it with a heartbeat once the transaction has committed
+                if (transaction === null) local.cancel(run.id)
                 return "requested"
               }
               break
@@ -272,8 +291,10 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
               return "finished"
           }
         }
+        // a transaction that goes on seeing what was true when it began
+        return yield* new StorageError({ operation: "cancel a run", reason: "contention" })
       })
-    )
+    })
 
-  return { createRun, createRuns, cancel, getRunState: latest }
+  return { createRun, createRuns, cancel, getRunState }
 }

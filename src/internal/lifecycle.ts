@@ -2,6 +2,7 @@
  * THE state machine: what happens next to a run. Plain data in, plain data out: no SQL, no clock, no Effect. Everything that
  * user code or the clock decides comes in as a fact.
  */
+import { lastMoment } from "./moment.js"
 
 /**
  * The states of a run as the table stores them. A suspect is ready too, but was found in a process that died: an instance takes
@@ -36,8 +37,8 @@ export type Outcome =
   /** the budget for crashes (or timeouts seen by others) was spent before this claim: the handler did not start */
   | { readonly _tag: "Exhausted"; readonly error: string }
   | { readonly _tag: "Cancelled" }
-  /** given back uncounted: the attempt did not start, or a shutdown interrupted it */
-  | { readonly _tag: "Released" }
+  /** given back uncounted, to be due when it was or after a delay: the attempt did not start, or a shutdown interrupted it */
+  | { readonly _tag: "Released"; readonly delayMillis?: number }
 
 /** What user code and the clock say. */
 export interface Facts {
@@ -101,6 +102,7 @@ export const settle = (run: Attempted, outcome: Outcome, facts: Facts): Settleme
 
   switch (outcome._tag) {
     case "Released":
+      after.delayMillis = outcome.delayMillis ?? null
       break
     case "Cancelled":
       after.state = State.cancelled
@@ -139,8 +141,10 @@ export const wantsSuccessor = (run: Attempted, outcome: Outcome): boolean =>
  */
 export const nextMoment = (rule: (after: number) => number, dueAt: number, now: number): number | string => {
   const ask = (after: number): number | string => {
-    const next = rule(after)
-    return Number.isFinite(next) && next > after ? next : "its rule did not move forward"
+    // the table has whole milliseconds, and dates end somewhere
+    const next = Math.ceil(rule(after))
+    if (!Number.isFinite(next) || next <= after) return "its rule did not move forward"
+    return next > lastMoment ? "its rule went beyond the year 275760" : next
   }
   try {
     const next = ask(dueAt)

@@ -8,7 +8,7 @@ import * as ScheduleDecision from "effect/ScheduleDecision"
 import * as ScheduleIntervals from "effect/ScheduleIntervals"
 import type { RunPolicy } from "../Job.js"
 import type { Settings } from "../Jobsd.js"
-import { OptionError, SettingsError } from "../JobsdError.js"
+import { SettingsError } from "../JobsdError.js"
 import { lastMoment } from "./moment.js"
 
 /** A policy in the units of the table: `null` is "no limit". */
@@ -239,6 +239,3 @@ export const resolve = (settings: Settings): Either.Either<Resolved, SettingsErr
       backoff: settings.backoff ?? defaults.backoff
     }
   })
-
-/** An option of createRun that is wrong. */
-export const optionError = (option: string, issue: string) => new OptionError({ option, issue })

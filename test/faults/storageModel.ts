@@ -200,7 +200,6 @@ export class Model {
       if (row === undefined) continue
       ours.push(row.id)
       const { delayMillis, errors, keepAttempt, result, state, successCount, successor, timeouts } = settlement
-      const released = isWaiting(state) && delayMillis === null
       const next = isWaiting(state) && row.cancel ? State.cancelled : state
       const settled = this.put(row, {
         state: next,
@@ -209,7 +208,7 @@ export class Model {
         successCount,
         result,
         owner: null,
-        error: released ? row.error : settlement.error,
+        error: isWaiting(state) ? (settlement.error ?? row.error) : settlement.error,
         dueAt: delayMillis === null ? row.dueAt : this.now + delayMillis / hour,
         startedBy: started ? me : row.startedBy
       })
@@ -301,7 +300,8 @@ export class Model {
   releaseUnknown(me: string, id: string, fence: number) {
     const run = this.runs.get(id)
     if (run === undefined || run.fence !== fence || run.owner !== me || run.state !== State.running) return false
-    this.put(run, { state: waiting(run), fence: fence + 1, owner: null })
+    const released = this.put(run, { state: waiting(run), fence: fence + 1, owner: null })
+    if (run.cancel) this.end(released, State.cancelled)
     return true
   }
 

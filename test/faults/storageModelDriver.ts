@@ -146,7 +146,7 @@ export const play = (database: Database, commands: ReadonlyArray<Command>, tally
             const group = chosen.filter(({ model }) => model.by === chosen[0]?.model.by)
             if (group.length === 0) return
             const { id: settler, runs } = made.get(group[0]!.model.by)!
-            const now = yield* runs.now
+            const now = yield* runs.now()
             const started = command.outcome !== "Released" && command.outcome !== "Exhausted"
             const settled = group.map(({ model: claim, real }) => {
               const successorId = idOf("bbb", ++ids)

@@ -16,8 +16,7 @@ import type { StorageError } from "../../JobsdError.js"
 import type { Announcer } from "../announcer.js"
 import { awaited } from "../awaited.js"
 import type { Resolved } from "../settings.js"
-import type { Database } from "../storage/database.js"
-import { outsideTransaction } from "../storage/database.js"
+import { type Database, once, outsideTransaction, patient, type Patience as StoragePatience } from "../storage/database.js"
 import type { Hint, Hints } from "../storage/hints.js"
 import * as instanceStore from "../storage/instanceStore.js"
 import * as runStore from "../storage/runStore.js"
@@ -74,16 +73,10 @@ export interface EngineOptions {
   readonly pid: number
 }
 
-const startSession = ({
-  announcer,
-  database,
-  hints,
-  host,
-  jobs,
-  pid,
-  schedules,
-  settings
-}: EngineOptions): Effect.Effect<Session, StorageError> =>
+const startSession = (
+  { announcer, database, hints, host, jobs, pid, schedules, settings }: EngineOptions,
+  registering: StoragePatience
+): Effect.Effect<Session, StorageError> =>
   Effect.gen(function* () {
     const clock = yield* Effect.clock
     const id = freshUuidv7(Date.now()) as InstanceId
@@ -97,7 +90,7 @@ const startSession = ({
     )
     const counts = makeCounts.make()
     const registeredAt = makeDeadlines.monotonicMillis(clock)
-    const registered = yield* instances.register(counts.current())
+    const registered = yield* instances.register(counts.current(), registering)
 
     const runFork = yield* Effect.map(Effect.runtime<never>(), (runtime) => (effect: Effect.Effect<void>) => {
       Effect.runFork(Effect.provide(effect, runtime))
@@ -136,7 +129,18 @@ const startSession = ({
     pools = [...settings.queues].map(([queue, workers]) =>
       makeWorkerPool.make({ queue, workers, answersAtOnce, start: runner.start, roomAgain: wake })
     )
-    const heartbeat = makeHeartbeat.make({ instances, store, settings, runner, settler, pools, counts, clock, registeredAt })
+    const heartbeat = makeHeartbeat.make({
+      instances,
+      store,
+      settings,
+      runner,
+      settler,
+      pools,
+      counts,
+      clock,
+      claiming: () => poller?.claiming() ?? null,
+      registeredAt
+    })
     poller = yield* makePoller.make({
       store,
       settings,
@@ -192,8 +196,9 @@ const startSession = ({
           runner.giveBack(ahead)
           yield* Effect.forkDaemon(Effect.ignore(instances.drain))
         }
-        yield* within(patience.handlers, Effect.raceFirst(idle, Deferred.await(hurried)))
-        runner.interruptAll(patience.reason)
+        yield* within(patience.handlers, Effect.raceAll([idle, Deferred.await(hurried), Deferred.await(lost)]))
+        // the lease can be lost meanwhile: then others have these runs
+        runner.interruptAll((yield* Deferred.isDone(lost)) ? "lost" : patience.reason)
         yield* within(patience.finalizers, idle)
         for (const run of runner.alive()) {
           yield* Effect.logWarning("a handler ignores its interruption; its run is left to the lease").pipe(
@@ -204,14 +209,20 @@ const startSession = ({
         yield* briefly(Fiber.await(polling))
         yield* briefly(settler.flush)
         yield* briefly(Fiber.interruptAll(others))
-        yield* briefly(instances.stop(counts.current()))
+        // an instance that has signed off holds nothing: others start its runs at once, beside handlers that are still there
+        if (runner.alive().length === 0) yield* briefly(instances.stop(counts.current()))
       }).pipe(Effect.withTracerEnabled(false))
 
     return {
       id: () => id,
       heard,
       cancel: runner.cancel,
-      instance: Effect.map(instances.read, (found) => ({ ...(found ?? registered), counts: counts.current() })),
+      instance: Effect.withFiberRuntime((fiber) =>
+        Effect.map(instances.read(database.transactionOf(fiber.currentContext)), (found) => ({
+          ...(found ?? registered),
+          counts: counts.current()
+        }))
+      ),
       hurry: Effect.asVoid(Deferred.succeed(hurried, undefined)),
       lost: Deferred.await(lost),
       shutdown
@@ -228,7 +239,7 @@ export const start = (options: EngineOptions): Effect.Effect<Engine, StorageErro
     yield* Effect.addFinalizer(() =>
       Effect.flatMap(Ref.get(current), Option.match({ onNone: () => Effect.void, onSome: (session) => session.shutdown(orderly) }))
     )
-    const first = yield* Effect.uninterruptible(startSession(options))
+    const first = yield* Effect.uninterruptible(startSession(options, patient))
     let latest: Session = first
     yield* Ref.set(current, Option.some(first))
 
@@ -241,7 +252,8 @@ export const start = (options: EngineOptions): Effect.Effect<Engine, StorageErro
           yield* Ref.set(current, Option.none())
         })
       )
-      latest = yield* startSession(options).pipe(
+      // it is tried again all the same, and a shutdown waits for a try to end
+      latest = yield* startSession(options, { ...once, tryMillis: 3000 }).pipe(
         Effect.tap((session) => Ref.set(current, Option.some(session))),
         Effect.uninterruptible,
         Effect.tapError((error) => Effect.logWarning("could not register; trying again", error)),

@@ -16,8 +16,6 @@ export interface Heartbeat {
   readonly trusted: () => boolean
   /** ends when this instance has been declared dead or could not renew its lease in time */
   readonly loop: Effect.Effect<void>
-  /** one heartbeat now */
-  readonly beat: Effect.Effect<void>
 }
 
 export const make = (options: {
@@ -29,6 +27,8 @@ export const make = (options: {
   readonly pools: ReadonlyArray<WorkerPool>
   readonly counts: Counts
   readonly clock: Clock.Clock
+  /** the token of a claim whose answer is on its way, or null */
+  readonly claiming: () => string | null
   /** the (monotonic) moment before this instance asked to be registered */
   readonly registeredAt: number
 }): Heartbeat => {
@@ -39,23 +39,48 @@ export const make = (options: {
   // claims that the table says are ours and that we do not know, as of the last heartbeat: their answer may be on its way
   let unknownBefore = new Set<string>()
 
+  // Not in the heartbeat's own time: a row that somebody else holds must not cost the lease.
+  let releasing = false
+  const release = (unknown: ReadonlyArray<Owned>) =>
+    Effect.forEach(unknown, ({ fence, id }) =>
+      Effect.flatMap(store.releaseUnknown(id, fence), (released) =>
+        released
+          ? Effect.logWarning("gave back a run whose claim was never answered").pipe(Effect.annotateLogs({ runId: id }))
+          : Effect.void
+      )
+    ).pipe(
+      Effect.catchAllCause((cause) => Effect.logWarning("could not give back a run; trying again", cause)),
+      Effect.ensuring(
+        Effect.sync(() => {
+          releasing = false
+        })
+      )
+    )
+
   const reconcile = (owned: ReadonlyArray<Owned>, asked: number) =>
     Effect.gen(function* () {
       const unknown = new Set<string>()
       const ahead = new Map(pools.flatMap((pool) => pool.waiting().map(({ run }) => [run.id as string, run])))
-      for (const { cancelRequested, fence, id } of owned) {
+      const lost: Array<Owned> = []
+      for (const row of owned) {
+        const { cancelRequested, fence, id, token } = row
         const claim = `${id} ${fence}`
         if (runner.fenceOf(id) === fence || ahead.get(id)?.fence === fence) {
           if (cancelRequested) runner.cancel(id)
         } else if (settler.holds(id, fence)) {
           // it has ended here, and is about to be written
-        } else if (!unknownBefore.has(claim)) {
+        } else if (token === options.claiming()) {
+          // the answer may still come
+        } else {
           unknown.add(claim)
-        } else if (yield* store.releaseUnknown(id, fence)) {
-          yield* Effect.logWarning("gave back a run whose claim was never answered").pipe(Effect.annotateLogs({ runId: id }))
+          if (unknownBefore.has(claim)) lost.push(row)
         }
       }
       unknownBefore = unknown
+      if (lost.length > 0 && !releasing) {
+        releasing = true
+        yield* Effect.forkDaemon(release(lost))
+      }
       const fences = new Map(owned.map(({ fence, id }) => [id as string, fence]))
       for (const run of runner.startedBefore(asked)) {
         // taken back from us while we worked on it; what started after the question cannot be in the answer
@@ -80,7 +105,7 @@ export const make = (options: {
     yield* reconcile(owned, asked)
   })
 
-  // by itself, for a heartbeat that hangs would notice too late
+  // beside the heartbeat, for one that hangs would notice too late
   const untrusted: Effect.Effect<void> = Effect.suspend(() => {
     const left = settings.trustMillis - (monotonicMillis(clock) - confirmedAt)
     return left <= 0 ? Effect.void : Effect.zipRight(Effect.sleep(left), untrusted)
@@ -88,14 +113,15 @@ export const make = (options: {
 
   return {
     trusted,
-    beat: Effect.ignore(beat),
+    // what hangs is not waited for
     loop: Effect.raceFirst(
       beat.pipe(
         Effect.sandbox,
         Effect.tapError((cause) => Effect.logWarning("could not renew the lease", cause)),
         Effect.ignore,
         Effect.repeat({ schedule: Schedule.spaced(settings.heartbeatMillis), while: () => !dead }),
-        Effect.asVoid
+        Effect.asVoid,
+        Effect.disconnect
       ),
       untrusted
     )

@@ -9,6 +9,7 @@ import { State } from "../lifecycle.js"
 import type { Resolved } from "../settings.js"
 import { type Interval, quietAfter } from "../storage/hints.js"
 import type { RunStore } from "../storage/runStore.js"
+import { metrics } from "../telemetry.js"
 import { uuidv7 } from "../uuid.js"
 import { type Deadlines, monotonicMillis } from "./deadlines.js"
 import type { Quarantine } from "./quarantine.js"
@@ -21,6 +22,8 @@ export interface Poller {
   readonly wake: () => void
   /** a run of this queue is due now */
   readonly due: (queue: string) => void
+  /** the token of a claim whose answer is not here yet, or null */
+  readonly claiming: () => string | null
   readonly loop: Effect.Effect<never>
 }
 
@@ -52,6 +55,18 @@ export const make = (options: {
   Effect.map(makeWake, ({ loop, wake }) => {
     const { clock, deadlines, pools, quarantine, runner, settings, store } = options
 
+    let claiming: string | null = null
+    const claimed = (...[queue, state, limit]: [string, typeof State.ready | typeof State.suspect, number]) =>
+      Effect.suspend(() => {
+        claiming = uuidv7(Date.now())
+        return Effect.ensuring(
+          store.claim(queue, state, limit, claiming),
+          Effect.sync(() => {
+            claiming = null
+          })
+        )
+      })
+
     // those behind a late one go with it: claimed again, they come in their order
     const giveBackLater = (pool: WorkerPool, whatever = false) => {
       if (pool.waiting().length === 0) return
@@ -76,15 +91,15 @@ export const make = (options: {
       // a shutdown may have begun since the turn did
       !options.mayClaim()
         ? Effect.succeed({ count: 0, full: false })
-        : Effect.map(store.claim(pool.queue, state, asked, uuidv7(Date.now())), ({ full, runs }) => {
+        : Effect.map(claimed(pool.queue, state, asked), ({ full, runs }) => {
             const at = monotonicMillis(clock)
             if (runs.length > 0) foundAt = at
-            const claimed = runs.map((run) => ({ run, at }))
+            const found = runs.map((run) => ({ run, at }))
             if (!options.mayClaim()) {
-              runner.giveBack(claimed)
+              runner.giveBack(found)
             } else {
               if (state === State.suspect) for (const { id } of runs) quarantine.enter(id)
-              pool.submit(claimed)
+              pool.submit(found)
               giveBackLater(pool)
             }
             return { count: runs.length, full }
@@ -145,6 +160,7 @@ export const make = (options: {
       const isTimeToLook = monotonicMillis(clock) - lookedAt >= idleMillis()
       const pause = isTimeToLook || pools.some((pool) => hasRoom(pool) && !likelyDue.has(pool.queue)) ? yield* look : idleMillis()
       patience.reset()
+      for (const pool of pools) metrics.busy(pool.busy(), pool.queue)
       yield* breathe
       return pools.some(isLikelyDue) ? 0 : pause
     }).pipe(
@@ -154,6 +170,7 @@ export const make = (options: {
 
     return {
       wake,
+      claiming: () => claiming,
       due: (queue) => {
         likelyDue.add(queue)
         wake()

@@ -40,7 +40,7 @@ export interface Runner {
   /** the fence under which a run is worked on here, or undefined */
   readonly fenceOf: (id: string) => number | undefined
   readonly running: () => number
-  /** what is still alive, for the log */
+  /** what is still alive, and has no outcome */
   readonly alive: () => ReadonlyArray<ClaimedRun>
   /** what has been alive since before a (monotonic) moment */
   readonly startedBefore: (moment: number) => ReadonlyArray<ClaimedRun>
@@ -75,6 +75,9 @@ interface Prepared {
 }
 
 const succeeded: Outcome = { _tag: "Succeeded", result: null, late: false }
+
+/** A run whose earlier attempt is still here is given back for so long. */
+const stillHereMillis = 5000
 
 /** How long finalizers may take before an interrupted attempt is settled without them. */
 const finalizerMillis = 5000
@@ -191,14 +194,14 @@ export const make = (options: {
     const since = monotonicMillis(clock)
     const startedAt = Math.round(run.claimedAt + since - at)
     const job = prepared.get(run.job)
-    if (job === undefined || running.has(run.id) || run.cancelRequested) {
-      giveBack([{ at, run }])
-      return pool.ended(0)
+    const notStarted = (outcome: Outcome) => {
+      settler.offer({ run, outcome, startedAt: null, endedAt: startedAt })
+      pool.ended(null)
     }
-    if (!budgetLeft(run)) {
-      settler.offer({ run, outcome: exhausted(run), startedAt: null, endedAt: startedAt })
-      return pool.ended(0)
-    }
+    if (run.cancelRequested) return notStarted({ _tag: "Cancelled" })
+    if (!budgetLeft(run)) return notStarted(exhausted(run))
+    // An earlier attempt that ignores its interruption is still here. Due at once, the run would come back at once.
+    if (job === undefined || running.has(run.id)) return notStarted({ _tag: "Released", delayMillis: stillHereMillis })
     counts.started()
     metrics.wait((run.claimedAt - run.runAt) / 1000, run.job)
 
@@ -248,7 +251,7 @@ export const make = (options: {
     },
     fenceOf: (id) => running.get(id)?.run.fence,
     running: () => running.size,
-    alive: () => [...running.values()].map(({ run }) => run),
+    alive: () => [...running.values()].filter(({ settled }) => !settled).map(({ run }) => run),
     startedBefore: (moment) => [...running.values()].filter(({ since }) => since < moment).map(({ run }) => run)
   }
 }

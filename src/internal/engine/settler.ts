@@ -1,5 +1,6 @@
 /** Outcomes -> facts -> table, in groups: whatever waits goes in one statement, at once when idle, many together under load. */
 import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
 import * as Schedule from "effect/Schedule"
 import type { RunPolicy } from "../../Job.js"
 import type { JobSchedule } from "../../JobSchedule.js"
@@ -101,7 +102,7 @@ export const make = (options: {
     const nextRunAt = ({ endedAt, outcome, run }: Ended): Effect.Effect<number | null> => {
       const schedule = run.schedule === null ? undefined : schedules.get(run.schedule)
       if (schedule === undefined || !wantsSuccessor(run, outcome)) return Effect.succeed(null)
-      const next = nextMoment((after) => schedule.next(momentOf(after)).epochMillis, run.runAt, endedAt)
+      const next = nextMoment((after) => schedule.next(momentOf(after)).epochMillis, run.firstDueAt ?? run.runAt, endedAt)
       return typeof next === "number"
         ? Effect.succeed(next)
         : Effect.as(
@@ -125,33 +126,47 @@ export const make = (options: {
           })
         : settled(ended, noFacts)
 
-    // Content must not block a settlement: a group that is rejected is split down to the row, and the row's texts are given up.
-    const write = (group: ReadonlyArray<Settled>): Effect.Effect<Recorded, StorageError> =>
-      Effect.catchIf(
-        store.settleOurs(group),
-        (error) => error.reason === "rejected" && (group.length > 1 || hasTexts(group[0]!)),
-        () =>
-          group.length === 1
-            ? write([withoutTexts(group[0]!)])
-            : Effect.zipWith(
-                write(group.slice(0, group.length / 2)),
-                write(group.slice(group.length / 2)),
-                (left, right) => new Set([...left, ...right])
-              )
+    // What the database refuses must cost no other run its outcome: a group is split down to the row, which gives up its texts, its
+    // successor, or both.
+    const write = (group: ReadonlyArray<Settled>, refused: Set<ClaimedRun>): Effect.Effect<Recorded, StorageError> =>
+      Effect.catchIf(store.settleOurs(group), isRejected, (error) =>
+        group.length === 1
+          ? writeLess(group[0]!, error, refused)
+          : Effect.zipWith(
+              write(group.slice(0, group.length / 2), refused),
+              write(group.slice(group.length / 2), refused),
+              (left, right) => new Set([...left, ...right])
+            )
       )
+    const writeLess = (settled: Settled, refusal: StorageError, refused: Set<ClaimedRun>): Effect.Effect<Recorded, StorageError> =>
+      Effect.gen(function* () {
+        const { run, settlement } = settled
+        for (const less of lesser(settled)) {
+          const written = yield* Effect.either(store.settleOurs([less]))
+          if (Either.isRight(written)) {
+            if (less.settlement.successor !== settlement.successor) yield* Effect.logError("a chain of runs has ended", refusal)
+            return written.right
+          }
+          if (!isRejected(written.left)) return yield* written.left
+        }
+        refused.add(run)
+        yield* Effect.logError("the database refuses an outcome; its run is given back", refusal)
+        return new Set<ClaimedRun>()
+      }).pipe(Effect.annotateLogs({ job: settled.run.job, runId: settled.run.id }))
 
     const record = (group: ReadonlyArray<Settled>) =>
       Effect.gen(function* () {
-        const recorded = yield* write(group)
+        const refused = new Set<ClaimedRun>()
+        const recorded = yield* write(group, refused)
         const told = new Map<string, Map<string, number>>()
         for (const { outcome, run, settlement } of group) {
           if (recorded.has(run)) {
             counts.settled(outcome, settlement)
-            if (outcome._tag === "Released") options.released(run.queue)
+            if (outcome._tag === "Released" && outcome.delayMillis === undefined) options.released(run.queue)
             const name = outcomeName(settlement, outcome)
             const ofJob = told.get(run.job) ?? new Map<string, number>()
             told.set(run.job, ofJob.set(name, (ofJob.get(name) ?? 0) + 1))
-          } else {
+          } else if (!refused.has(run)) {
             metrics.stale(1)
             yield* Effect.logWarning("an outcome came too late and was not recorded: the run had been taken back").pipe(
               Effect.annotateLogs({ job: run.job, runId: run.id })
@@ -192,13 +207,7 @@ export const make = (options: {
       return 60_000
     }).pipe(
       Effect.sandbox,
-      Effect.catchAll((cause) => {
-        if (!isRejected(cause)) {
-          return Effect.zipRight(Effect.logWarning("could not record outcomes; trying again", cause), patience.pause)
-        }
-        acknowledge()
-        return Effect.as(Effect.logError("the database refuses an outcome; its run is given back", cause), 0)
-      })
+      Effect.catchAll((cause) => Effect.zipRight(Effect.logWarning("could not record outcomes; trying again", cause), patience.pause))
     )
 
     return {
@@ -217,17 +226,23 @@ export const make = (options: {
     }
   })
 
-const isRejected = (cause: { readonly _tag: string; readonly error?: unknown }): boolean =>
-  cause._tag === "Fail" && (cause.error as StorageError).reason === "rejected"
-
-const hasTexts = ({ settlement }: Settled) => settlement.result !== null || settlement.error !== unstorable
+const isRejected = (error: StorageError): boolean => error.reason === "rejected"
 
 const unstorable = "what this attempt ended with could not be stored"
 
-const withoutTexts = (settled: Settled): Settled => ({
-  ...settled,
-  settlement: { ...settled.settlement, result: null, error: unstorable }
-})
+/** What is left of an outcome that the database refuses, from more to less. */
+const lesser = (settled: Settled): ReadonlyArray<Settled> => {
+  const { settlement } = settled
+  const hasTexts = settlement.result !== null || settlement.error !== null
+  const withoutTexts = { result: null, error: unstorable }
+  const withoutSuccessor = { successor: null }
+  const left = [
+    ...(hasTexts ? [withoutTexts] : []),
+    ...(settlement.successor === null ? [] : [withoutSuccessor]),
+    ...(hasTexts && settlement.successor !== null ? [{ ...withoutTexts, ...withoutSuccessor }] : [])
+  ]
+  return left.map((changes) => ({ ...settled, settlement: { ...settlement, ...changes } }))
+}
 
 const outcomeName = (settlement: Settlement, outcome: Outcome): string =>
   isWaiting(settlement.state)

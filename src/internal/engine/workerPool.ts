@@ -20,8 +20,8 @@ export interface WorkerPool {
   readonly room: () => number
   /** starts runs on free workers, in order; those that find none wait for one */
   readonly submit: (claimed: ReadonlyArray<Claimed>) => void
-  /** a worker's run has ended, after so many milliseconds */
-  readonly ended: (tookMillis: number) => void
+  /** a worker's run has ended, after so many milliseconds, or has not even started */
+  readonly ended: (tookMillis: number | null) => void
   /** those that wait for a worker */
   readonly waiting: () => ReadonlyArray<Claimed>
   /** takes back some of those that wait */
@@ -123,10 +123,12 @@ export const make = (options: {
     ended: (tookMillis) => {
       busy--
       between++
-      averageMillis =
-        averageMillis === Number.POSITIVE_INFINITY
-          ? tookMillis
-          : averageMillis + (tookMillis - averageMillis) * (tookMillis > averageMillis ? 0.5 : 0.1)
+      if (tookMillis !== null) {
+        averageMillis =
+          averageMillis === Number.POSITIVE_INFINITY
+            ? tookMillis
+            : averageMillis + (tookMillis - averageMillis) * (tookMillis > averageMillis ? 0.5 : 0.1)
+      }
       pumpAndAsk()
     },
     waiting: () => waiting.slice(next),

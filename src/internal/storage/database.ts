@@ -44,6 +44,13 @@ export const patient: Patience = { tryMillis: 10_000, contentionMillis: 10_000, 
 /** for writes that must not be repeated blindly: who asks looks at what has happened */
 export const once: Patience = { ...patient, triesWhenLost: 0 }
 
+/** for what comes again with the next heartbeat, and must not keep it waiting */
+export const brief = (leaseMillis: number): Patience => ({
+  tryMillis: leaseMillis / 10,
+  contentionMillis: leaseMillis / 10,
+  triesWhenLost: 0
+})
+
 /** What one operation asks of the database, on one connection. */
 export type Use<A, E = SqlError> = (session: Session) => Effect.Effect<A, E>
 
@@ -60,6 +67,8 @@ export interface Database {
   readonly write: <A>(operation: string, use: Use<A>, patience?: Patience) => Effect.Effect<A, StorageError>
   /** like `write`, all or nothing */
   readonly transact: <A, E>(operation: string, use: Use<A, E>) => Effect.Effect<A, StorageError | Exclude<E, SqlError>>
+  /** statements in somebody's transaction: nothing is repeated, and the transaction ends as its owner says */
+  readonly within: <A>(session: Session, operation: string, use: Use<A>) => Effect.Effect<A, StorageError>
   /** the transaction that a fiber with this context has open, if it is one of this database's client */
   readonly transactionOf: (context: Context.Context<never>) => Session | null
   /**
@@ -256,6 +265,7 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
       read,
       write,
       transact,
+      within: (session, operation, use) => Effect.mapError(Effect.uninterruptible(use(session)), failed(operation, false)),
       transactionOf,
       aside: (operation, text) => Effect.mapError(oursAside.run(text), failed(operation, false)),
       failed

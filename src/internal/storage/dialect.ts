@@ -35,7 +35,7 @@ export type ColumnType = "id" | "key" | "name" | "text" | "big" | "int" | "small
 export type Failure =
   | "unique" // a unique index said no
   | "contention" // rolled back: a deadlock, a lock held too long, a conflict
-  | "unavailable" // nothing was sent
+  | "unavailable" // nothing was sent, or the server has no means for it now
   | "connection" // lost on the way: a write may have happened
   | "missingTables"
   | "rejected"
@@ -116,7 +116,7 @@ export interface Dialect {
     /** milliseconds as a readable UTC time, for the views */
     readonly readable: (column: string) => string
     readonly createView: string
-    /** statements that take and release the lock of migrations; where `unlock` is null, the end of the transaction releases it */
+    /** statements that take and release the lock of migrations, and may answer that they `got` it, 1 or 0; where `unlock` is null, the end of the transaction releases it */
     readonly migrationLock: (tables: Tables) => { readonly lock: string | null; readonly unlock: string | null }
     readonly tableExists: (table: string) => string
   }

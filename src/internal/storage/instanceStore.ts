@@ -5,7 +5,7 @@ import type { Instance, InstanceCounts, InstanceId } from "../../Instance.js"
 import type { StorageError } from "../../JobsdError.js"
 import type { RunId } from "../../Run.js"
 import { State } from "../lifecycle.js"
-import type { Database, Row } from "./database.js"
+import { brief, type Database, type Patience, type Row, type Session, type Use } from "./database.js"
 import { number, storedNames, string } from "./runRow.js"
 
 /** How an instance is in the table. */
@@ -29,12 +29,13 @@ export interface Owned {
 }
 
 export interface InstanceStore {
-  readonly register: (counts: InstanceCounts) => Effect.Effect<Instance, StorageError>
+  readonly register: (counts: InstanceCounts, patience?: Patience) => Effect.Effect<Instance, StorageError>
   /** renews the lease and writes the counts; null if this instance has been declared dead; else the runs it owns */
   readonly heartbeat: (counts: InstanceCounts) => Effect.Effect<ReadonlyArray<Owned> | null, StorageError>
   readonly drain: Effect.Effect<void, StorageError>
   readonly stop: (counts: InstanceCounts) => Effect.Effect<void, StorageError>
-  readonly read: Effect.Effect<Instance | null, StorageError>
+  /** within the transaction that the caller has open, if any */
+  readonly read: (within?: Session | null) => Effect.Effect<Instance | null, StorageError>
   /** deletes instances that ended long ago */
   readonly forget: Effect.Effect<number, StorageError>
 }
@@ -98,30 +99,36 @@ export const make = (database: Database, me: Registration, leaseMillis: number):
     DELETE FROM ${instances}
     WHERE state IN (${InstanceState.stopped}, ${InstanceState.dead}) AND seen_at < ${now} - ${dialect.big(":millis")}`)
 
-  const read = Effect.map(
-    database.read("read this instance", (session) => session.rows(select, { id })),
-    (rows) => (rows[0] === undefined ? null : instance(rows[0]))
-  )
+  const read: InstanceStore["read"] = (within = null) => {
+    const use: Use<ReadonlyArray<Row>> = (session) => session.rows(select, { id })
+    const operation = "read this instance"
+    return Effect.map(within === null ? database.read(operation, use) : database.within(within, operation, use), (rows) =>
+      rows[0] === undefined ? null : instance(rows[0])
+    )
+  }
 
   return {
-    register: (counts) =>
+    register: (counts, patience) =>
       Effect.zipRight(
         // a repeat after a lost answer finds its own row
-        database.write("register this instance", (session) =>
-          session
-            .affected(insert, {
-              id,
-              host: me.host.slice(0, 128),
-              pid: me.pid,
-              jobs: JSON.stringify(me.jobs),
-              schedules: JSON.stringify(me.schedules),
-              queues: JSON.stringify(me.queues),
-              lease: leaseMillis,
-              counts: JSON.stringify(counts)
-            })
-            .pipe(Effect.catchAll((error) => (dialect.failure(error) === "unique" ? Effect.succeed(1) : Effect.fail(error))))
+        database.write(
+          "register this instance",
+          (session) =>
+            session
+              .affected(insert, {
+                id,
+                host: me.host.slice(0, 128),
+                pid: me.pid,
+                jobs: JSON.stringify(me.jobs),
+                schedules: JSON.stringify(me.schedules),
+                queues: JSON.stringify(me.queues),
+                lease: leaseMillis,
+                counts: JSON.stringify(counts)
+              })
+              .pipe(Effect.catchAll((error) => (dialect.failure(error) === "unique" ? Effect.succeed(1) : Effect.fail(error)))),
+          patience
         ),
-        Effect.map(read, (found) => found!)
+        Effect.map(read(), (found) => found!)
       ),
     heartbeat: (counts) =>
       database.write(
@@ -138,7 +145,7 @@ export const make = (database: Database, me: Registration, leaseMillis: number):
           )
         },
         // the next heartbeat is as good as another try
-        { tryMillis: leaseMillis / 10, contentionMillis: leaseMillis / 10, triesWhenLost: 0 }
+        brief(leaseMillis)
       ),
     drain: Effect.asVoid(database.write("start draining", (session) => session.affected(startDraining, { id }))),
     stop: (counts) =>

@@ -4,10 +4,11 @@
  */
 import type { SqlError } from "@effect/sql/SqlError"
 import * as Effect from "effect/Effect"
-import { MigrationError, SchemaVersionError, type StorageError } from "../../JobsdError.js"
+import { MigrationError, SchemaVersionError, StorageError } from "../../JobsdError.js"
 import { State } from "../lifecycle.js"
 import type { Database, Session } from "./database.js"
 import type { ColumnType, Dialect, Tables } from "./dialect.js"
+import { number } from "./runRow.js"
 
 type Columns = { readonly [column: string]: readonly [ColumnType, "NOT NULL" | "NULL"] }
 interface Index {
@@ -58,6 +59,8 @@ const runs: Columns = {
   state: ["small", "NOT NULL"],
   priority: ["small", "NOT NULL"],
   run_at: ["big", "NOT NULL"],
+  // when it was due at first, if another attempt has moved that: a schedule goes on from there
+  first_due_at: ["big", "NULL"],
   created_at: ["big", "NOT NULL"],
   created_by: ["id", "NOT NULL"],
   claimed_at: ["big", "NULL"],
@@ -199,10 +202,13 @@ export const migrate = (database: Database): Effect.Effect<void, MigrationError 
       }
     })
 
+  const notYet = new StorageError({ operation: "migrate", reason: "contention" })
   const { lock, unlock } = dialect.ddl.migrationLock(tables)
   const locked = database.transact("migrate", (session) =>
     Effect.zipRight(
-      Effect.asVoid(lock === null ? Effect.void : session.run(lock)),
+      lock === null
+        ? Effect.void
+        : Effect.flatMap(session.run(lock), ([row]) => (row?.got === undefined || number(row.got) === 1 ? Effect.void : notYet)),
       Effect.ensuring(apply(session), unlock === null ? Effect.void : Effect.ignore(session.run(unlock)))
     )
   )

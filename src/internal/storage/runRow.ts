@@ -35,6 +35,8 @@ export interface ClaimedRun extends Attempted {
   readonly queue: string
   readonly priority: number
   readonly runAt: number
+  /** when it was due at first, if it was tried before */
+  readonly firstDueAt: number | null
   readonly createdAt: number
   readonly createdBy: InstanceId
   readonly claimedAt: number
@@ -73,6 +75,7 @@ const usual: { readonly [column: string]: (column: string, prefix: string) => st
   unique_key: isNull,
   schedule: isNull,
   cancel_at: isNull,
+  first_due_at: isNull,
   errors: isZero,
   timeouts: isZero,
   crashes: isZero,
@@ -114,6 +117,7 @@ export const claimedRun = (row: Row, queue: string, token: string): ClaimedRun =
     schedule: stringOrNull(rest.schedule),
     priority: number(row.priority),
     runAt: number(row.run_at),
+    firstDueAt: numberOrNull(rest.first_due_at),
     createdAt: number(row.created_at),
     createdBy: string(row.created_by) as InstanceId,
     claimedAt: number(row.claimed_at),

@@ -24,7 +24,8 @@ const failure = (error: SqlError): Failure => {
   const code = errorCode(error)
   if (code === "ER_DUP_ENTRY") return "unique"
   // 1020 is MariaDB's "record has changed since last read" under snapshot isolation
-  if (["ER_LOCK_DEADLOCK", "ER_LOCK_WAIT_TIMEOUT", "ER_CHECKREAD", "ER_NEED_REPREPARE"].includes(code)) return "contention"
+  if (["ER_LOCK_DEADLOCK", "ER_LOCK_WAIT_TIMEOUT", "ER_CHECKREAD", "ER_NEED_REPREPARE", "ER_QUERY_TIMEOUT"].includes(code))
+    return "contention"
   if (code === "ER_NO_SUCH_TABLE") return "missingTables"
   if (
     [
@@ -34,7 +35,13 @@ const failure = (error: SqlError): Failure => {
       "ER_CON_COUNT_ERROR",
       "ER_OPTION_PREVENTS_STATEMENT",
       "ER_ACCESS_DENIED_ERROR",
-      "ER_BAD_DB_ERROR"
+      "ER_BAD_DB_ERROR",
+      "ER_DISK_FULL",
+      "ER_RECORD_FILE_FULL",
+      "ER_LOCK_TABLE_FULL",
+      "ER_OUTOFMEMORY",
+      "ER_OUT_OF_SORTMEMORY",
+      "ER_OUT_OF_RESOURCES"
     ].includes(code)
   ) {
     return "unavailable"
@@ -114,7 +121,7 @@ export const mysql: Dialect = {
     createView: "CREATE OR REPLACE VIEW",
     // DDL commits implicitly here, so the lock is the connection's, not the transaction's
     migrationLock: ({ prefix }) => ({
-      lock: `SELECT GET_LOCK(CONCAT(DATABASE(), '.${prefix}_migrations'), 60)`,
+      lock: `SELECT GET_LOCK(CONCAT(DATABASE(), '.${prefix}_migrations'), 5) AS got`,
       unlock: `SELECT RELEASE_LOCK(CONCAT(DATABASE(), '.${prefix}_migrations'))`
     }),
     tableExists: (table) =>

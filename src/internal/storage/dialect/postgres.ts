@@ -19,11 +19,14 @@ const now = "floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint"
 const failure = (error: SqlError): Failure => {
   const code = errorCode(error)
   if (code === "23505") return "unique"
-  if (code === "40001" || code === "40P01" || code === "55P03") return "contention"
+  // 57014: a statement_timeout, or an administrator who cancelled it
+  if (["40001", "40P01", "55P03", "57014"].includes(code)) return "contention"
   if (code === "42P01" || code === "3F000") return "missingTables"
   if (["57P03", "53300", "25006", "ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "28000", "28P01", "3D000"].includes(code)) {
     return "unavailable"
   }
+  // out of disk, memory or other resources, or an error of the system it runs on
+  if (/^(53|58)/.test(code)) return "unavailable"
   if (/^(08|57P0)/.test(code) || /^E[A-Z]+$/.test(code)) return "connection"
   if (error.message.startsWith("Failed to acquire")) return "unavailable"
   // pg reports a lost socket without a code

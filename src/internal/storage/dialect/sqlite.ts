@@ -18,8 +18,9 @@ const now = "CAST(unixepoch('subsec') * 1000 AS INTEGER)"
 const failure = (error: SqlError): Failure => {
   const code = errorCode(error)
   if (code === "SQLITE_CONSTRAINT_UNIQUE" || code === "SQLITE_CONSTRAINT_PRIMARYKEY") return "unique"
-  if (code.startsWith("SQLITE_BUSY") || code === "SQLITE_LOCKED") return "contention"
-  if (code === "SQLITE_CANTOPEN" || code === "SQLITE_READONLY" || code === "SQLITE_IOERR") return "unavailable"
+  // with what extends them, such as SQLITE_IOERR_WRITE
+  if (/^SQLITE_(BUSY|LOCKED)/.test(code)) return "contention"
+  if (/^SQLITE_(CANTOPEN|READONLY|IOERR|FULL|NOMEM)/.test(code)) return "unavailable"
   return /no such table/.test(errorMessage(error)) ? "missingTables" : "rejected"
 }
 

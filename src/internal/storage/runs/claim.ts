@@ -56,6 +56,8 @@ export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queue
     SELECT ${claimColumns(dialect)("")} FROM ${runs}
     WHERE owner = :me AND claim_token = :token AND state = ${State.running}`)
 
+  // a claim that hangs holds up all that follow, and its runs must be known, or given up, before the lease is over
+  const patience = { ...once, tryMillis: Math.min(once.tryMillis, leaseMillis / 3) }
   const claim: Claim["claim"] = (queue, state, asked, token) => {
     // a text per limit: few of them, so that they stay prepared
     const limit = asked <= 32 ? asked : asked - (asked % 32)
@@ -70,13 +72,13 @@ export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queue
             : Effect.flatMap(session.affected(claimStatement(state, limit), values), (claimed) =>
                 claimed === 0 ? Effect.succeed([]) : byToken(session)
               ),
-        once
+        patience
       )
       .pipe(
         // The answer was lost. A repeat would claim as many again: what has our token is what was claimed.
         Effect.catchIf(
           (error) => error.reason === "ambiguous",
-          () => database.read("look for claimed runs", byToken)
+          () => database.read("look for claimed runs", byToken, patience)
         ),
         Effect.map((rows) => ({ runs: rows.map((row) => claimedRun(row, queue, token)).sort(byPriority), full: rows.length >= limit }))
       )

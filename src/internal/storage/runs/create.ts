@@ -44,8 +44,8 @@ export interface Create {
   readonly fitting: (runs: Iterable<NewRun>) => number
   /**
    * Creates runs, each with a commit of its own at the latest when this returns; the id of each, or of the run that holds its unique
-   * key. Fails as a whole, and then none of them was created, or (`ambiguous`) all of them may have been. A hint goes with it, where
-   * there is a channel for it.
+   * key. Fails as a whole; on `ambiguous` they may have been created, and on MySQL also when some of a group had to be created one by
+   * one, for a key of it was held. A repeat of the same runs creates none twice. A hint goes with it, where there is a channel for it.
    */
   readonly insert: (runs: ReadonlyArray<NewRun>, hint: string | null) => Effect.Effect<ReadonlyArray<RunId>, StorageError>
   /** creates runs, all or none, in a transaction of their own */
@@ -258,18 +258,18 @@ export const make = ({ database }: Asker): Create => {
         )
       ),
     insertWithin: (session, all) =>
-      Effect.forEach(chunks([...all].sort(byKey)), (chunk) => insertRows(session, chunk)).pipe(
-        Effect.uninterruptible,
-        Effect.mapError((error): StorageError | RetryTransaction => {
-          const failed = database.failed("create a run", false)(error)
-          return failed.reason === "contention" ? new RetryTransaction({ operation: failed.operation, cause: failed.cause }) : failed
-        }),
-        Effect.flatMap((maps) => {
-          const found = new Map(maps.flatMap((map) => [...map]))
-          const ids = all.flatMap(({ id }) => found.get(id) ?? [])
-          return ids.length === all.length ? Effect.succeed(ids) : new RetryTransaction({ operation: "create a run" })
-        })
-      )
+      database
+        .within(session, "create a run", (session) => Effect.forEach(chunks([...all].sort(byKey)), (chunk) => insertRows(session, chunk)))
+        .pipe(
+          Effect.mapError((error): StorageError | RetryTransaction =>
+            error.reason === "contention" ? new RetryTransaction({ operation: error.operation, cause: error.cause }) : error
+          ),
+          Effect.flatMap((maps) => {
+            const found = new Map(maps.flatMap((map) => [...map]))
+            const ids = all.flatMap(({ id }) => found.get(id) ?? [])
+            return ids.length === all.length ? Effect.succeed(ids) : new RetryTransaction({ operation: "create a run" })
+          })
+        )
   }
 }
 

@@ -4,16 +4,21 @@ import * as Option from "effect/Option"
 import type { StorageError } from "../../../JobsdError.js"
 import type { RunId, RunState } from "../../../Run.js"
 import { State } from "../../lifecycle.js"
+import type { Session, Use } from "../database.js"
 import { number, runState, stateColumns } from "../runRow.js"
 import type { Statement } from "../statement.js"
 import type { Asker } from "./context.js"
 
+/**
+ * Each within the transaction that the caller has open, if any: SQLite has no other connection for it, and a pool whose connections
+ * all wait for one more has none either.
+ */
 export interface Read {
   /** the database's clock */
-  readonly now: Effect.Effect<number, StorageError>
-  readonly latestOfChain: (id: RunId) => Effect.Effect<Option.Option<RunState>, StorageError>
-  readonly cancelWaiting: (id: RunId) => Effect.Effect<boolean, StorageError>
-  readonly requestCancel: (id: RunId) => Effect.Effect<boolean, StorageError>
+  readonly now: (within?: Session | null) => Effect.Effect<number, StorageError>
+  readonly latestOfChain: (id: RunId, within?: Session | null) => Effect.Effect<Option.Option<RunState>, StorageError>
+  readonly cancelWaiting: (id: RunId, within?: Session | null) => Effect.Effect<boolean, StorageError>
+  readonly requestCancel: (id: RunId, within?: Session | null) => Effect.Effect<boolean, StorageError>
 }
 
 export const make = ({ database }: Asker): Read => {
@@ -46,20 +51,24 @@ export const make = ({ database }: Asker): Read => {
     SET cancel_at = COALESCE(cancel_at, ${now})
     WHERE id = :id AND state = ${State.running}`)
 
-  const changed = (operation: string, change: Statement) => (id: RunId) =>
-    Effect.map(
-      database.write(operation, (session) => session.affected(change, { id })),
-      (rows) => rows > 0
-    )
+  const read = <A>(operation: string, within: Session | null, use: Use<A>) =>
+    within === null ? database.read(operation, use) : database.within(within, operation, use)
+  const changed =
+    (operation: string, change: Statement) =>
+    (id: RunId, within: Session | null = null) => {
+      const use: Use<number> = (session) => session.affected(change, { id })
+      return Effect.map(within === null ? database.write(operation, use) : database.within(within, operation, use), (rows) => rows > 0)
+    }
 
   return {
-    now: Effect.map(
-      database.read("ask for the time", (session) => session.rows(selectNow, {})),
-      (rows) => number(rows[0]!.now)
-    ),
-    latestOfChain: (id) =>
+    now: (within = null) =>
       Effect.map(
-        database.read("read a run", (session) => session.rows(selectLatest, { id })),
+        read("ask for the time", within, (session) => session.rows(selectNow, {})),
+        (rows) => number(rows[0]!.now)
+      ),
+    latestOfChain: (id, within = null) =>
+      Effect.map(
+        read("read a run", within, (session) => session.rows(selectLatest, { id })),
         (rows) => Option.map(Option.fromNullable(rows[0]), runState)
       ),
     cancelWaiting: changed("cancel a run", cancelIfWaiting),

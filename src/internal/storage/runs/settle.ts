@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect"
 import type { StorageError } from "../../../JobsdError.js"
 import type { RunId } from "../../../Run.js"
 import { type Settlement, State } from "../../lifecycle.js"
-import type { Row, Session } from "../database.js"
+import { brief, type Row, type Session } from "../database.js"
 import type { ColumnType } from "../dialect.js"
 import { attemptOf, type ClaimedRun, number, string } from "../runRow.js"
 import { type Asker, attemptColumns, counted, json, orAbsent, risen } from "./context.js"
@@ -79,7 +79,7 @@ const successorColumns = {
   unique_key: "key"
 } satisfies { [column: string]: ColumnType }
 
-export const make = ({ database, me }: Asker): Settle => {
+export const make = ({ database, leaseMillis, me }: Asker): Settle => {
   const { dialect, statement, tables } = database
   const { now } = dialect
   const { attempts, runs } = tables
@@ -94,6 +94,7 @@ export const make = ({ database, me }: Asker): Settle => {
       // a retry or a release of a run that is to be cancelled becomes its cancellation
       set: {
         state: `CASE WHEN ${waits} AND r.cancel_at IS NOT NULL THEN ${State.cancelled} ELSE d.state END`,
+        first_due_at: `CASE WHEN d.delay IS NULL THEN r.first_due_at ELSE COALESCE(r.first_due_at, r.run_at) END`,
         run_at: `CASE WHEN d.delay IS NULL THEN r.run_at ELSE ${now} + d.delay END`,
         finished_at: `CASE WHEN ${goesOn} THEN NULL ELSE ${now} END`,
         unique_key: `CASE WHEN ${goesOn} THEN r.unique_key ELSE NULL END`,
@@ -103,7 +104,8 @@ export const make = ({ database, me }: Asker): Settle => {
         timeouts: "d.timeouts",
         success_count: "d.success_count",
         result: "d.result",
-        error: `CASE WHEN ${waits} AND d.delay IS NULL THEN r.error ELSE d.error END`,
+        // what is given back keeps what its last attempt said
+        error: `CASE WHEN ${waits} THEN COALESCE(d.error, r.error) ELSE d.error END`,
         late: "d.late",
         started_at: "COALESCE(d.started_at, r.started_at)",
         started_by: `CASE WHEN d.started_at IS NULL THEN r.started_by ELSE ${dialect.id(":me")} END`
@@ -285,14 +287,18 @@ export const make = ({ database, me }: Asker): Settle => {
 
   const releaseIfUnknown = statement(`
     UPDATE ${runs}
-    SET state = CASE WHEN crashes > 0 THEN ${State.suspect} ELSE ${State.ready} END, fence = ${risen("fence")}, owner = NULL, deadline_at = NULL
+    SET state = CASE WHEN cancel_at IS NOT NULL THEN ${State.cancelled} WHEN crashes > 0 THEN ${State.suspect} ELSE ${State.ready} END,
+      finished_at = CASE WHEN cancel_at IS NULL THEN NULL ELSE ${now} END,
+      unique_key = CASE WHEN cancel_at IS NULL THEN unique_key ELSE NULL END,
+      fence = ${risen("fence")}, owner = NULL, deadline_at = NULL
     WHERE id = :id AND fence = :fence AND owner = :me AND state = ${State.running}`)
 
   return {
     settleOurs,
     releaseUnknown: (id, fence) =>
       Effect.map(
-        database.write("release a run", (session) => session.affected(releaseIfUnknown, { id, fence, me })),
+        // the next heartbeat is as good as another try
+        database.write("release a run", (session) => session.affected(releaseIfUnknown, { id, fence, me }), brief(leaseMillis)),
         (rows) => rows > 0
       )
   }

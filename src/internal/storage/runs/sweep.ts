@@ -60,6 +60,7 @@ export const make = ({ database }: Asker): Sweep => {
           state: `CASE WHEN r.cancel_at IS NOT NULL THEN ${State.cancelled} WHEN ${suspect} THEN ${State.suspect} ELSE ${State.ready} END`,
           finished_at: `CASE WHEN r.cancel_at IS NULL THEN NULL ELSE ${now} END`,
           unique_key: "CASE WHEN r.cancel_at IS NULL THEN r.unique_key ELSE NULL END",
+          first_due_at: "COALESCE(r.first_due_at, r.run_at)",
           run_at: now,
           fence: risen("r.fence"),
           [counter]: counted(`r.${counter}`),
