@@ -66,7 +66,7 @@ export interface InstanceCounts {
   readonly rescheduled: number
   /** Runs given back uncounted, on shutdown for instance. */
   readonly released: number
-  /** Runs of dead instances that this one put back. */
+  /** Runs of dead instances, and overdue ones, that this one put back. */
   readonly rescued: number
 }
 

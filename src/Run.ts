@@ -90,7 +90,7 @@ export interface RunState {
   readonly queue: string
   readonly schedule: string | null
   readonly status: RunStatus
-  /** Which try, from 1: errors + timeouts + crashes + 1. */
+  /** Which try, from 1: errors + timeouts + crashes + 1; of a run that has failed, its last. */
   readonly attempt: number
   /** The place in its chain, from 0. */
   readonly occurrence: number

@@ -97,19 +97,25 @@ onEveryDatabase("a shutdown", (it) => {
       const end = yield* Deferred.make<void>()
       const Deaf = Job.make("Deaf")
       const live = Deaf.toLayer(() => Effect.uninterruptible(Deferred.await(end)))
-      const jobsd = yield* world.start(live, { jobs: [Deaf], shutdownTimeout: 0 })
+      const leaseDuration = "3 seconds"
+      const jobsd = yield* world.start(live, { jobs: [Deaf], shutdownTimeout: 0, leaseDuration })
       const id = yield* jobsd.createRun(Deaf, undefined)
       yield* hasStarted(jobsd)
       const stopping = yield* Effect.fork(jobsd.stop)
       yield* Fiber.join(stopping)
       assert.strictEqual((yield* jobsd.getRunState(id)).status, "running")
       assert.isTrue(world.logs.some(({ annotations, message }) => message.includes("ignores its interruption") && annotations.runId === id))
-      yield* Deferred.succeed(end, undefined)
-      // it was never released while it ran: the sweep of another instance takes it up
+      // an instance that has signed off holds nothing
+      const [instance] = yield* world.rows("instances")
+      assert.strictEqual(Number(instance?.state), 1)
+      // nobody takes it up while the lease lasts, not even one that looks every 200 ms
       const next = counted("Deaf")
-      const second = yield* world.start(next.live, { jobs: [next.job] })
+      const second = yield* world.start(next.live, { jobs: [next.job], leaseDuration })
       const state = yield* reaches(second, id, "succeeded")
       assert.strictEqual(state.crashCount, 1)
+      const [row] = yield* world.rows("runs")
+      assert.isAbove(Number(row?.claimed_at), Number(instance?.lease_until))
+      yield* Deferred.succeed(end, undefined)
     })
   )
 

@@ -1,4 +1,4 @@
-/** Errors as text that every database can store: never a payload's value, no NUL, at most 8 KiB. */
+/** Errors as text that every database can store: never a payload's value, no NUL, at most 8,192 UTF-16 units. */
 import * as Cause from "effect/Cause"
 import * as ParseResult from "effect/ParseResult"
 import * as Predicate from "effect/Predicate"
