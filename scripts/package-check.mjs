@@ -50,6 +50,20 @@ const pack = (directory) => {
   return join(directory, packed.filename)
 }
 
+/** Installing it brings nothing along but peers, and runs nothing. Of what is packed, which npm may have changed on the way. */
+const checkManifest = (tarball) => {
+  const packed = JSON.parse(run("tar", ["-xzOf", tarball, "package/package.json"]))
+  const bringsAlong = ["dependencies", "optionalDependencies", "bundleDependencies", "bundledDependencies"].filter((key) => key in packed)
+  if (bringsAlong.length > 0) throw new Error(`the packed manifest has ${bringsAlong.join(", ")}`)
+  // all that npm runs at the user's, whether it comes from a registry, a directory or a repository
+  const lifecycle = ["preinstall", "install", "postinstall", "preprepare", "prepare", "postprepare", "prepublish"]
+  const scripts = lifecycle.filter((name) => name in (packed.scripts ?? {}))
+  if (scripts.length > 0) throw new Error(`the packed manifest has scripts that an install runs: ${scripts.join(", ")}`)
+  // npm makes an install script of it by itself
+  if (run("tar", ["-tzf", tarball]).includes("binding.gyp")) throw new Error("the tarball has a binding.gyp")
+  console.log("the manifest asks for peers alone, and an install runs nothing")
+}
+
 const checkWithPublint = async (tarball) => {
   const { messages, pkg } = await publint({ pack: { tarball: new Uint8Array(readFileSync(tarball)).buffer }, strict: true })
   const lines = messages.map((message) => `${message.type}: ${formatMessage(message, pkg, { color: false })}`)
@@ -149,6 +163,7 @@ try {
   run("npm", ["run", "build"])
   checkImports()
   const tarball = pack(work)
+  checkManifest(tarball)
   await checkWithPublint(tarball)
   checkWithAttw(tarball)
   checkInUse(tarball, join(work, "user"))

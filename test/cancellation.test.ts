@@ -1,7 +1,8 @@
 /** Cancelling a run is interrupting its fiber, and ends its chain. */
 import { assert } from "@effect/vitest"
-import { Deferred, Effect, Layer } from "effect"
+import { Deferred, Duration, Effect, Layer, Schema } from "effect"
 import { Job, JobSchedule } from "jobsd"
+import { make as makeFaulty } from "./faults/support/faultyClient.js"
 import { onEveryDatabase } from "./support/databases.js"
 import { counted, eventually, makeWorld, reaches } from "./support/world.js"
 
@@ -52,14 +53,98 @@ onEveryDatabase("cancelling", (it) => {
     Effect.gen(function* () {
       const world = yield* makeWorld
       const started = yield* Deferred.make<void>()
+      const interrupted = yield* Deferred.make<number>()
+      const faulty = makeFaulty((yield* world.apart).sql)
+      const heartbeats = () => faulty.seen.filter(({ kind }) => kind === "heartbeat").length
       const Endless = Job.make("Endless")
-      const live = Endless.toLayer(() => Effect.zipRight(Deferred.succeed(started, undefined), Effect.never))
-      yield* world.start(live, { jobs: [Endless], leaseDuration: "3 seconds" })
-      const client = yield* world.client()
-      const id = yield* client.createRun(Endless, undefined)
+      const live = Endless.toLayer(() =>
+        Deferred.succeed(started, undefined).pipe(
+          Effect.zipRight(Effect.never),
+          Effect.onInterrupt(() => Effect.suspend(() => Deferred.succeed(interrupted, heartbeats())))
+        )
+      )
+      // a heartbeat each second, and nothing else that could hear of it
+      const rarely = { pollInterval: "1 hour", timeoutCheck: "1 hour", hints: false, leaseDuration: "5 seconds" } as const
+      const instance = yield* world.on(faulty.sql).start(live, { jobs: [Endless], ...rarely })
+      const id = yield* instance.createRun(Endless, undefined)
       yield* Deferred.await(started)
+      const client = yield* (yield* world.apart).client()
+      const before = heartbeats()
       assert.strictEqual(yield* client.cancel(id), "requested")
+      const [took, after] = yield* Effect.timed(Deferred.await(interrupted))
+      // one that was under way may have looked too early; the next one may not
+      assert.isAtMost(after - before, 1)
+      assert.isBelow(Duration.toMillis(took), 10_000)
       yield* reaches(client, id, "cancelled")
+    })
+  )
+
+  it.scoped("a run that has succeeded changes nothing", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      const { job, live } = counted("Done")
+      const jobsd = yield* world.start(live, { jobs: [job] })
+      const id = yield* jobsd.createRun(job, undefined)
+      yield* reaches(jobsd, id, "succeeded")
+      const before = yield* world.rows("runs")
+      const client = yield* world.client()
+      for (const asked of [jobsd, client]) assert.strictEqual(yield* asked.cancel(id), "finished")
+      assert.deepStrictEqual(yield* world.rows("runs"), before)
+      assert.strictEqual((yield* jobsd.instance).counts.cancelled, 0)
+    })
+  )
+
+  it.scoped("runs as they end leaves each of them cancelled or succeeded, and what was told is so", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      const Short = Job.make("Short", { payload: Schema.Number })
+      const began = new Set<string>()
+      const ended = new Set<string>()
+      const live = Short.toLayer((millis, { id }) =>
+        Effect.sync(() => began.add(id)).pipe(Effect.zipRight(Effect.sleep(millis)), Effect.zipRight(Effect.sync(() => ended.add(id))))
+      )
+      const jobsd = yield* (yield* world.apart).start(live, { jobs: [Short], workers: 20 })
+      const client = yield* (yield* world.apart).client()
+      const count = 120
+      // the handlers take up to 150 ms, and are cancelled up to 150 ms after they began, some of them while they wait for a worker
+      const outcomes = yield* Effect.forEach(
+        Array.from({ length: count }, (_, i) => i),
+        (i) =>
+          Effect.gen(function* () {
+            const id = yield* jobsd.createRun(Short, (i * 37) % 150)
+            if (i % 3 > 0) {
+              yield* eventually(
+                Effect.sync(() => began.has(id)),
+                (begun) => begun
+              )
+            }
+            yield* Effect.sleep((i * 53) % 150)
+            const told = yield* (i % 2 === 0 ? jobsd : client).cancel(id)
+            return { id, told }
+          }),
+        { concurrency: 40 }
+      )
+      const ends = yield* Effect.forEach(outcomes, ({ id, told }) =>
+        Effect.map(reaches(jobsd, id, "cancelled", "succeeded", "failed"), ({ status }) => ({ id, told, status }))
+      )
+      for (const { id, status, told } of ends) {
+        assert.include(["cancelled", "succeeded"], status)
+        if (told === "cancelled") assert.deepStrictEqual([status, began.has(id)], ["cancelled", false])
+        if (told === "finished") assert.strictEqual(status, "succeeded")
+        if (status === "succeeded") assert.isTrue(ended.has(id))
+      }
+      const counts = (yield* jobsd.instance).counts
+      const by = (wanted: string) => ends.filter(({ status }) => status === wanted).length
+      assert.strictEqual(counts.succeeded, by("succeeded"))
+      // it was a race, and nobody won all of it
+      assert.isAbove(by("succeeded"), 0)
+      assert.isAbove(by("cancelled"), 0)
+      assert.includeMembers(
+        ends.map(({ told }) => told),
+        ["requested", "finished"]
+      )
+      // and it stays so: nothing is left to be worked on
+      assert.lengthOf(yield* world.rows("runs", `WHERE state IN (2, 4)`), count)
     })
   )
 

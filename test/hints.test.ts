@@ -4,7 +4,7 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { SqliteClient } from "@effect/sql-sqlite-node"
 import { assert } from "@effect/vitest"
-import { Duration, Effect, Layer } from "effect"
+import { type Clock, Duration, Effect, Layer } from "effect"
 import { Jobsd } from "jobsd"
 import { clientLayer } from "./support/client.js"
 import { onEveryDatabase, Target } from "./support/databases.js"
@@ -87,13 +87,26 @@ onEveryDatabase("a run that another program creates", (it, database) => {
   }
 
   if (database === "postgres") {
-    it.scoped("is found by polling when the listener's connection has died", () =>
+    it.scoped("is heard of again after the listener's connection has died, without a poll", () =>
       Effect.gen(function* () {
-        const { calls, create, world } = yield* worldOf({ pollInterval: "500 millis" })
-        const killed = yield* world.unsafe(
-          `SELECT pg_terminate_backend(pid) AS ended FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()`
+        const live = yield* Effect.clock
+        // the minute after which a listener makes sure that it hears, and how long it waits for that, are short here; the poll's hour is not
+        const hasty: Clock.Clock = Object.create(live, {
+          sleep: {
+            value: (duration: Duration.Duration) =>
+              live.sleep(Duration.between(duration, { minimum: "10 seconds", maximum: "1 minute" }) ? Duration.millis(1500) : duration)
+          }
+        })
+        const { calls, create, world } = yield* Effect.withClock(worldOf({}), hasty)
+        const listeners = world.unsafe(
+          `SELECT pid FROM pg_stat_activity
+           WHERE query = 'LISTEN "@_runs"' AND datname = current_database()`
         )
-        assert.isNotEmpty(killed)
+        const [listener, ...others] = yield* listeners
+        assert.isDefined(listener)
+        assert.isEmpty(others)
+        yield* world.unsafe(`SELECT pg_terminate_backend(${listener?.pid})`)
+        yield* eventually(listeners, ([now]) => now !== undefined && now.pid !== listener?.pid, "20 seconds")
         yield* create()
         yield* started(calls, 1)
       })

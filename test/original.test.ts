@@ -89,7 +89,10 @@ onEveryDatabase("the original's scenarios", (it) => {
     Effect.gen(function* () {
       const world = yield* makeWorld
       const { calls, job, live } = counted("UniqueJob", Effect.sleep("50 millis"))
-      const instances = yield* Effect.replicateEffect(world.start(live, { jobs: [job] }), 10)
+      const instances = yield* Effect.replicateEffect(
+        Effect.flatMap(world.apart, ({ start }) => start(live, { jobs: [job] })),
+        10
+      )
       const ids = yield* Effect.forEach(
         instances,
         (jobsd) => jobsd.createRun(job, undefined, { unique: "GlobalUniqueJob1", delay: "300 millis" }),
@@ -106,7 +109,10 @@ onEveryDatabase("the original's scenarios", (it) => {
     Effect.gen(function* () {
       const world = yield* makeWorld
       const { calls, job, live } = counted("UniqueSchedule")
-      const instances = yield* Effect.replicateEffect(world.start(live, { jobs: [job], schedules: [EverySecond] }), 5)
+      const instances = yield* Effect.replicateEffect(
+        Effect.flatMap(world.apart, ({ start }) => start(live, { jobs: [job], schedules: [EverySecond] })),
+        5
+      )
       const ids = yield* Effect.forEach(
         instances,
         (jobsd) => jobsd.createRun(job, undefined, { unique: "TheOne", schedule: EverySecond, limit: 2 }),
@@ -123,7 +129,10 @@ onEveryDatabase("the original's scenarios", (it) => {
     Effect.gen(function* () {
       const world = yield* makeWorld
       const { calls, job, live } = counted("Share", Effect.sleep("300 millis"))
-      const instances = yield* Effect.replicateEffect(world.start(live, { jobs: [job], workers: 1 }), 10)
+      const instances = yield* Effect.replicateEffect(
+        Effect.flatMap(world.apart, ({ start }) => start(live, { jobs: [job], workers: 1 })),
+        10
+      )
       const ids = yield* Effect.replicateEffect(instances[0]!.createRun(job, undefined), 30)
       yield* Effect.forEach(ids, (id) => reaches(instances[0]!, id, "succeeded"))
       assert.lengthOf(calls, 30)
@@ -137,7 +146,10 @@ onEveryDatabase("the original's scenarios", (it) => {
     Effect.gen(function* () {
       const world = yield* makeWorld
       const { calls, job, live } = counted("Two hundred")
-      const instances = yield* Effect.replicateEffect(world.start(live, { jobs: [job], workers: 3 }), 20)
+      const instances = yield* Effect.replicateEffect(
+        Effect.flatMap(world.apart, ({ start }) => start(live, { jobs: [job], workers: 3 })),
+        20
+      )
       const ids = yield* Effect.flatMap(
         Effect.forEach(instances, (jobsd) => Effect.replicateEffect(jobsd.createRun(job, undefined), 10), {
           concurrency: "unbounded"

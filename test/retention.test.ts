@@ -1,6 +1,7 @@
 /** Finished runs are kept for a while, and then deleted. */
 import { assert } from "@effect/vitest"
 import { Duration, Effect } from "effect"
+import { make as makeFaulty } from "./faults/support/faultyClient.js"
 import { onEveryDatabase } from "./support/databases.js"
 import { counted, eventually, makeWorld, reaches, type World } from "./support/world.js"
 
@@ -55,8 +56,8 @@ onEveryDatabase("retention", (it) => {
       const client = yield* world.client()
       const { job, live } = counted("Any")
       const unfinished = yield* client.createRun(job, undefined, { delay: "1 hour" })
-      const old = yield* client.createRun(job, undefined)
-      yield* world.unsafe(`UPDATE @_runs SET state = 2, finished_at = 1 WHERE id = '${old}'`)
+      const first = yield* client.createRun(job, undefined)
+      yield* world.unsafe(`UPDATE @_runs SET state = 2, finished_at = 1 WHERE id = '${first}'`)
       // doubles the old ones eleven times
       const columns =
         "occurrence, job, queue, state, priority, run_at, created_at, created_by, finished_at, fence, errors, timeouts, crashes, success_count, payload, payload_bytes, late"
@@ -74,10 +75,25 @@ onEveryDatabase("retention", (it) => {
           })
         )
       }
-      assert.lengthOf(yield* world.rows("runs", "WHERE state = 2"), 2048)
-      yield* world.start(live, { jobs: [job] })
-      yield* eventually(world.rows("runs"), (rows) => rows.length === 1, "20 seconds")
+      const old = Effect.map(world.rows("runs", "WHERE finished_at = 1"), (rows) => rows.length)
+      assert.strictEqual(yield* old, 2048)
+      // an instance whose commits take a second, until one of them has deleted something: it then pauses for as long
+      const faulty = makeFaulty((yield* world.apart).sql)
+      faulty.arm({ at: "commit", when: "after", act: { do: "delay", millis: 1000 } })
+      const jobsd = yield* world.on(faulty.sql).start(live, { jobs: [job] })
+      const left = yield* eventually(old, (left) => left < 2048)
+      faulty.disarm()
+      assert.strictEqual(left, 1048)
+      yield* reaches(jobsd, yield* client.createRun(job, undefined), "succeeded")
+      assert.strictEqual(yield* old, 1048, "what is created meanwhile does not wait for what is old")
+      yield* eventually(old, (left) => left === 0)
+      // each batch is committed by itself
+      const deletions = faulty.seen.flatMap(({ kind, text }) =>
+        /DELETE .*_runs/s.test(text) ? ["delete"] : kind === "commit" ? ["commit"] : []
+      )
+      assert.match(deletions.join(" "), /^(commit )*(delete( commit)+ ?){3}$/)
       assert.strictEqual((yield* client.getRunState(unfinished)).status, "ready")
+      assert.lengthOf(yield* world.rows("runs"), 2)
     })
   )
 })

@@ -1,14 +1,14 @@
 /** Spans, metrics and logs, by the names they are documented with. */
 import { assert } from "@effect/vitest"
-import { Context, Effect, Layer, Metric, Option, Tracer } from "effect"
+import { Context, Deferred, Effect, Layer, Metric, Option, Tracer } from "effect"
 import { Job, JobsdMetrics } from "jobsd"
 import { onEveryDatabase } from "./support/databases.js"
-import { makeWorld, reaches } from "./support/world.js"
+import { eventually, makeWorld, reaches } from "./support/world.js"
 
-/** a tracer that keeps its spans */
-const recording = () => {
+/** a tracer that keeps its spans; the ids of two differ, if their first ids do */
+const recording = (firstId = 1) => {
   const spans: Array<Tracer.Span> = []
-  let ids = 0
+  let ids = firstId - 1
   const hex = (length: number) => (++ids).toString(16).padStart(length, "0")
   const tracer = Tracer.make({
     span: (name, parent, context, links, startTime, kind) => {
@@ -79,6 +79,41 @@ onEveryDatabase("telemetry", (it) => {
     })
   )
 
+  it.scoped("goes on in the process that works on a run, whose tracer has never seen the span of who created it", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      yield* world.migrate
+      const Traced = Job.make("Traced")
+      const [creating, working] = [recording(0xa00), recording(0xb00)]
+      const live = Traced.toLayer(() => Effect.withSpan(Effect.void, "inside"))
+      const jobsd = yield* Effect.withTracer((yield* world.apart).start(live, { jobs: [Traced] }), working.tracer)
+      const client = yield* Effect.withTracer((yield* world.apart).client(), creating.tracer)
+      const id = yield* client.createRun(Traced, undefined).pipe(Effect.withSpan("request"), Effect.withTracer(creating.tracer))
+      const unheard = yield* client.createRun(Traced, undefined)
+      for (const created of [id, unheard]) yield* reaches(jobsd, created, "succeeded")
+
+      const [request, send, ...others] = creating.spans
+      assert.deepStrictEqual([request?.name, send?.name, others], ["request", "send Traced", []])
+      const ofRun = (run: string) => working.spans.find(({ attributes }) => attributes.get("messaging.message.id") === run)
+      const process = ofRun(id)
+      assert.deepInclude(process!, { name: "process Traced", kind: "consumer", traceId: request!.traceId })
+      assert.deepInclude(Option.getOrThrow(process!.parent), {
+        _tag: "ExternalSpan",
+        spanId: send!.spanId,
+        traceId: send!.traceId,
+        sampled: true
+      })
+      const inside = working.spans.filter(({ parent }) => Option.getOrNull(parent)?.spanId === process?.spanId)
+      assert.deepStrictEqual(
+        inside.map(({ name, traceId }) => [name, traceId]),
+        [["inside", request?.traceId]]
+      )
+      // what was created without a span begins a trace of its own
+      assert.isTrue(Option.isNone(ofRun(unheard)!.parent))
+      assert.notStrictEqual(ofRun(unheard)?.traceId, request?.traceId)
+    })
+  )
+
   it.scoped("costs no run when the tracer throws", () =>
     Effect.gen(function* () {
       const world = yield* makeWorld
@@ -116,20 +151,88 @@ onEveryDatabase("telemetry", (it) => {
     })
   )
 
+  it.scoped("counts the runs that were put back", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      const Orphan = Job.make("Orphan")
+      yield* world.migrate
+      const client = yield* world.client()
+      yield* Effect.replicateEffect(client.createRun(Orphan, undefined), 2)
+      // claimed by an instance that was never heard of again
+      const ghost = "0192f0c1-7a3e-7cc0-8a64-3f6d8a3d5b10"
+      yield* world.unsafe(
+        `INSERT INTO @_instances (id, host, pid, state, jobs, schedules, queues, lease_until, started_at, seen_at, counts)
+         VALUES ('${ghost}', 'gone', 1, 0, '["Orphan"]', '[]', '{}', 1, 1, 1, '{}')`
+      )
+      yield* world.unsafe(
+        `UPDATE @_runs SET state = 1, fence = 1, owner = '${ghost}', claim_token = '${ghost}', claimed_at = 1, deadline_at = 9000000000000`
+      )
+      const before = (yield* Metric.value(JobsdMetrics.rescued)).count
+      const jobsd = yield* world.start(
+        Orphan.toLayer(() => Effect.void),
+        { jobs: [Orphan] }
+      )
+      yield* eventually(world.rows("runs", "WHERE state = 2"), (done) => done.length === 2)
+      assert.strictEqual((yield* jobsd.instance).counts.rescued, 2)
+      assert.strictEqual((yield* Metric.value(JobsdMetrics.rescued)).count, before + 2)
+    })
+  )
+
+  it.scoped("shows how many workers are busy, by queue", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      const queue = `busy ${world.prefix} ${process.pid}`
+      const go = yield* Deferred.make<void>()
+      const Busy = Job.make("Busy", { queue })
+      const jobsd = yield* world.start(
+        Busy.toLayer(() => Deferred.await(go)),
+        { jobs: [Busy], queues: { [queue]: 3 } }
+      )
+      const busy = Effect.map(Metric.value(Metric.tagged(JobsdMetrics.busy, "queue", queue)), ({ value }) => value)
+      const ids = yield* Effect.replicateEffect(jobsd.createRun(Busy, undefined), 2)
+      yield* eventually(busy, (workers) => workers === 2)
+      yield* Effect.replicateEffect(jobsd.createRun(Busy, undefined), 2)
+      yield* eventually(busy, (workers) => workers === 3)
+      yield* Deferred.succeed(go, undefined)
+      for (const id of ids) yield* reaches(jobsd, id, "succeeded")
+      yield* eventually(busy, (workers) => workers === 0)
+    })
+  )
+
   it.scoped("annotates a handler's logs with its run, and the loops' with their names", () =>
     Effect.gen(function* () {
       const world = yield* makeWorld
       const Logging = Job.make("Logging")
+      const go = yield* Deferred.make<void>()
       const jobsd = yield* world.start(
-        Logging.toLayer(() => Effect.log("at work")),
+        Logging.toLayer(() => Effect.zipRight(Effect.log("at work"), Deferred.await(go))),
         { jobs: [Logging] }
       )
       const id = yield* jobsd.createRun(Logging, undefined)
-      yield* reaches(jobsd, id, "succeeded")
-      const line = world.logs.find(({ message }) => message === "at work")
+      yield* reaches(jobsd, id, "running")
+      const line = yield* eventually(
+        Effect.sync(() => world.logs.find(({ message }) => message === "at work")),
+        (line) => line !== undefined
+      )
       assert.deepStrictEqual(line?.annotations, { job: "Logging", runId: id, attempt: 1 })
-      yield* world.unsafe("UPDATE @_instances SET state = 3")
-      yield* world.start(Layer.empty, { jobs: [] })
+      // each loop that asks this table says that it cannot, and who it is
+      yield* world.unsafe("ALTER TABLE @_runs RENAME TO @_away")
+      yield* Deferred.succeed(go, undefined)
+      const told = {
+        poller: "could not claim runs; trying again",
+        settler: "could not record outcomes; trying again",
+        sweeper: "the sweep failed; trying again"
+      }
+      const whoSays = (text: string) => world.logs.filter(({ message }) => message.includes(text)).map(({ annotations }) => annotations)
+      for (const [fiber, text] of Object.entries(told)) {
+        const said = yield* eventually(
+          Effect.sync(() => whoSays(text)),
+          (said) => said.length > 0
+        )
+        for (const annotations of said) assert.deepStrictEqual(annotations, { package: "jobsd", fiber })
+      }
+      yield* world.unsafe("ALTER TABLE @_away RENAME TO @_runs")
+      yield* reaches(jobsd, id, "succeeded")
     })
   )
 

@@ -1,7 +1,7 @@
 /** createRun takes part in the caller's transaction, and nothing else of ours does. */
 import { SqlClient } from "@effect/sql"
 import { assert } from "@effect/vitest"
-import { Deferred, Effect, Fiber, Layer } from "effect"
+import { Deferred, Effect, Fiber, Layer, Option } from "effect"
 import { Job, Jobsd } from "jobsd"
 import { clientLayer } from "./support/client.js"
 import { onEveryDatabase, Target } from "./support/databases.js"
@@ -102,20 +102,49 @@ onEveryDatabase("createRun in the caller's transaction", (it, database) => {
     })
   )
 
-  it.scoped("leaves handlers outside of it, even if the layer is built inside", () =>
+  it.scoped("leaves an instance that is started inside of it outside: its handlers and its loops", () =>
     Effect.gen(function* () {
       const world = yield* makeWorld
       yield* world.migrate
+      const client = yield* (yield* world.apart).client()
       const Inner = Job.make("Inner")
-      const seen = yield* Deferred.make<boolean>()
+      const inTransaction: Array<boolean> = []
       const handlers = Inner.toLayer(() =>
-        Effect.flatMap(Effect.serviceOption(SqlClient.TransactionConnection), (open) => Deferred.succeed(seen, open._tag === "Some"))
+        Effect.map(Effect.serviceOption(SqlClient.TransactionConnection), (open) => inTransaction.push(open._tag === "Some"))
       )
-      // SQLite has one connection, so that an instance could not start while a transaction has it
-      const start = world.start(handlers, { jobs: [Inner] })
-      const jobsd = yield* database === "sqlite" ? start : world.sql.withTransaction(start)
-      yield* jobsd.createRun(Inner, undefined)
-      assert.isFalse(yield* Deferred.await(seen))
+      const first = yield* client.createRun(Inner, undefined)
+      const starting = yield* Effect.gen(function* () {
+        const starting = yield* Effect.forkDaemon(world.start(handlers, { jobs: [Inner], leaseDuration: "3 seconds" }))
+        // SQLite's only connection is the transaction's: there it starts when that is over, and who waited for it in here would for ever
+        if (database === "sqlite") {
+          yield* Effect.sleep("100 millis")
+          assert.isTrue(Option.isNone(yield* Fiber.poll(starting)))
+        } else {
+          const jobsd = yield* Fiber.join(starting)
+          yield* reaches(client, first, "succeeded")
+          yield* jobsd.createRun(Inner, undefined)
+        }
+        return yield* Effect.fail(starting)
+      }).pipe(world.sql.withTransaction, Effect.flip)
+      if (!Fiber.isFiber(starting)) throw starting
+      const jobsd = yield* Fiber.join(starting)
+
+      // what the loops wrote meanwhile was not rolled back
+      yield* reaches(client, first, "succeeded")
+      const { id, lastSeenAt } = yield* jobsd.instance
+      assert.deepStrictEqual(
+        (yield* world.rows("instances")).map((row) => [row.id, Number(row.state)]),
+        [[id, 0]]
+      )
+      assert.deepStrictEqual(
+        (yield* world.rows("runs")).map((row) => [row.id, row.owner, Number(row.state)]),
+        [[first, null, 2]]
+      )
+      // and they go on
+      yield* reaches(client, yield* client.createRun(Inner, undefined), "succeeded")
+      yield* eventually(jobsd.instance, (now) => now.lastSeenAt.epochMillis > lastSeenAt.epochMillis)
+      assert.strictEqual((yield* jobsd.instance).id, id)
+      assert.deepStrictEqual(inTransaction, [false, false])
     })
   )
 
@@ -155,6 +184,57 @@ onEveryDatabase("createRun in the caller's transaction", (it, database) => {
       const id = yield* jobsd.createRun(Parent, undefined)
       yield* reaches(jobsd, id, "failed")
       yield* eventually(world.rows("runs"), (rows) => rows.length === 1)
+    })
+  )
+
+  it.scoped("is what cancel, getRunState and instance take part in too", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      const { job, live } = counted("Cancelled")
+      const Long = Job.make("Long")
+      const interrupted = yield* Deferred.make<void>()
+      const jobsd = yield* world.start(
+        Layer.merge(
+          live,
+          Long.toLayer(() => Effect.onInterrupt(Effect.never, () => Deferred.succeed(interrupted, undefined)))
+        ),
+        { jobs: [job, Long], leaseDuration: "3 seconds" }
+      )
+      const waiting = yield* jobsd.createRun(job, undefined, { delay: "1 hour" })
+      const running = yield* jobsd.createRun(Long, undefined)
+      yield* reaches(jobsd, running, "running")
+      const both = Effect.gen(function* () {
+        const results = [yield* jobsd.cancel(waiting), yield* jobsd.cancel(running)]
+        const { status } = yield* jobsd.getRunState(waiting)
+        const { id } = yield* jobsd.instance
+        return { results, status, id }
+      })
+      yield* Effect.flip(world.sql.withTransaction(Effect.zipRight(both, Effect.fail("no"))))
+      assert.strictEqual((yield* jobsd.getRunState(waiting)).status, "ready")
+      const [row] = yield* world.rows("runs", `WHERE id = '${running}'`)
+      assert.isNull(row?.cancel_at)
+      assert.isFalse(yield* Deferred.isDone(interrupted))
+
+      const seen = yield* world.sql.withTransaction(both)
+      assert.deepStrictEqual(seen.results, ["cancelled", "requested"])
+      assert.strictEqual(seen.status, "cancelled")
+      assert.strictEqual(seen.id, (yield* jobsd.instance).id)
+      yield* Deferred.await(interrupted)
+      yield* reaches(jobsd, running, "cancelled")
+      assert.strictEqual((yield* jobsd.getRunState(waiting)).status, "cancelled")
+    })
+  )
+
+  it.scoped.skipIf(database !== "sqlite")("does not wait for ever for the only connection when a layer is built inside of it", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      yield* world.migrate
+      const { job, live } = counted("Inside")
+      const error = yield* Effect.flip(world.sql.withTransaction(world.start(live, { jobs: [job] })))
+      assert.deepInclude(error as object, { _tag: "StorageError", operation: "connect", reason: "unavailable" })
+      // and the client goes on
+      const jobsd = yield* world.start(live, { jobs: [job] })
+      yield* reaches(jobsd, yield* jobsd.createRun(job, undefined), "succeeded")
     })
   )
 })

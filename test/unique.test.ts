@@ -13,7 +13,10 @@ onEveryDatabase("a unique key", (it) => {
     Effect.gen(function* () {
       const world = yield* makeWorld
       yield* world.migrate
-      const clients = yield* Effect.replicateEffect(world.client(), 5)
+      const clients = yield* Effect.replicateEffect(
+        Effect.flatMap(world.apart, ({ client }) => client()),
+        5
+      )
       const ids = yield* Effect.forEach(
         Array.from({ length: 50 }, (_, i) => clients[i % 5]!),
         (jobsd) => jobsd.createRun(A, undefined, { unique: "key" }),

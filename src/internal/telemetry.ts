@@ -121,7 +121,7 @@ export const loop =
  * Counters and histograms with their tags. `Metric.tagged` makes its labels anew at every update, and then has to look for the
  * metric by their hash (1.5 us): the same array each time is found by identity.
  */
-const tagged = <In, Out>(metric: Metric.Metric<any, In, Out>, ...keys: ReadonlyArray<string>) => {
+const tagged = <In>(metric: Pick<Metric.Metric<any, In, any>, "unsafeUpdate">, ...keys: ReadonlyArray<string>) => {
   const known = new Map<string, ReadonlyArray<MetricLabel.MetricLabel>>()
   return (input: In, ...values: ReadonlyArray<string>): void => {
     const key = values.length === 1 ? values[0]! : values.join("\n")
@@ -141,5 +141,6 @@ export const metrics = {
   runs: tagged(JobsdMetrics.runs, "job", "outcome"),
   rescued: tagged(JobsdMetrics.rescued),
   stale: tagged(JobsdMetrics.stale),
-  busy: tagged(JobsdMetrics.busy, "queue")
+  /** by how many more, or less: instances of one process add up */
+  busy: tagged({ unsafeUpdate: JobsdMetrics.busy.unsafeModify }, "queue")
 }

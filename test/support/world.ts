@@ -2,6 +2,8 @@
 import { SqlClient } from "@effect/sql"
 import { Context, Duration, Effect, ExecutionStrategy, Exit, HashMap, Layer, Logger, Scope } from "effect"
 import { Job, Jobsd, type Run } from "jobsd"
+import { clientLayer } from "./client.js"
+import { Target } from "./databases.js"
 
 let prefixes = 0
 
@@ -43,36 +45,50 @@ export const makeWorld = Effect.gen(function* () {
   const sql = yield* SqlClient.SqlClient
   const outer = yield* Effect.scope
 
-  const build = <E>(layer: Layer.Layer<Jobsd.Jobsd, E, SqlClient.SqlClient>): Effect.Effect<Started, E> =>
-    Effect.gen(function* () {
-      const scope = yield* Scope.fork(outer, ExecutionStrategy.sequential)
-      const context = yield* Layer.buildWithScope(
-        Layer.provide(layer, Layer.merge(Layer.succeed(SqlClient.SqlClient, sql), collecting)),
-        scope
-      )
-      return { ...Context.get(context, Jobsd.Jobsd), stop: Scope.close(scope, Exit.void) }
-    })
+  const on = (sql: SqlClient.SqlClient) => {
+    const build = <E>(layer: Layer.Layer<Jobsd.Jobsd, E, SqlClient.SqlClient>): Effect.Effect<Started, E> =>
+      Effect.gen(function* () {
+        const scope = yield* Scope.fork(outer, ExecutionStrategy.sequential)
+        const context = yield* Layer.buildWithScope(
+          Layer.provide(layer, Layer.merge(Layer.succeed(SqlClient.SqlClient, sql), collecting)),
+          scope
+        )
+        return { ...Context.get(context, Jobsd.Jobsd), stop: Scope.close(scope, Exit.void) }
+      })
+    return {
+      sql,
+      /** starts an instance with these handlers */
+      start: <const Jobs extends ReadonlyArray<Job.Job.Any>, E, R extends SqlClient.SqlClient>(
+        handlers: Layer.Layer<Job.Job.HandlerOf<Jobs[number]>, E, R>,
+        options: Options<Jobs>
+      ) =>
+        build(
+          Layer.provide(Jobsd.layer({ tablePrefix: prefix, ...quick, ...options }), handlers) as Layer.Layer<
+            Jobsd.Jobsd,
+            E,
+            SqlClient.SqlClient
+          >
+        ),
+      /** a client that handles nothing */
+      client: (settings: Jobsd.Settings = {}) => build(Jobsd.layerClient({ tablePrefix: prefix, ...settings }))
+    }
+  }
 
   return {
     prefix,
-    sql,
     logs,
-    /** starts an instance with these handlers */
-    start: <const Jobs extends ReadonlyArray<Job.Job.Any>, E, R extends SqlClient.SqlClient>(
-      handlers: Layer.Layer<Job.Job.HandlerOf<Jobs[number]>, E, R>,
-      options: Options<Jobs>
-    ) =>
-      build(
-        Layer.provide(Jobsd.layer({ tablePrefix: prefix, ...quick, ...options }), handlers) as Layer.Layer<
-          Jobsd.Jobsd,
-          E,
-          SqlClient.SqlClient
-        >
-      ),
+    ...on(sql),
+    /** the same, over another client of the database */
+    on,
+    /**
+     * The same, over connections that it shares with nobody, like another program's. What is to race needs them: instances on one
+     * client wait for each other in its pool, and on SQLite for its only connection.
+     */
+    apart: Effect.flatMap(Target, ({ url }) =>
+      Effect.map(Layer.buildWithScope(clientLayer(url, 2), outer), (context) => on(Context.get(context, SqlClient.SqlClient)))
+    ),
     /** makes the tables, without an instance */
     migrate: Effect.provideService(Jobsd.migrate({ tablePrefix: prefix }), SqlClient.SqlClient, sql),
-    /** a client that handles nothing */
-    client: (settings: Jobsd.Settings = {}) => build(Jobsd.layerClient({ tablePrefix: prefix, ...settings })),
     /** rows of a table, named without its prefix */
     rows: <A extends object = Record<string, unknown>>(
       table: "runs" | "attempts" | "instances" | "runs_view" | "instances_view",

@@ -200,6 +200,7 @@ const startSession = (
         // the lease can be lost meanwhile: then others have these runs
         runner.interruptAll((yield* Deferred.isDone(lost)) ? "lost" : patience.reason)
         yield* within(patience.finalizers, idle)
+        for (const pool of pools) pool.tellBusy()
         for (const run of runner.alive()) {
           yield* Effect.logWarning("a handler ignores its interruption; its run is left to the lease").pipe(
             Effect.annotateLogs({ job: run.job, runId: run.id })

@@ -9,7 +9,6 @@ import { State } from "../lifecycle.js"
 import type { Resolved } from "../settings.js"
 import { type Interval, quietAfter } from "../storage/hints.js"
 import type { RunStore } from "../storage/runStore.js"
-import { metrics } from "../telemetry.js"
 import { uuidv7 } from "../uuid.js"
 import { type Deadlines, monotonicMillis } from "./deadlines.js"
 import type { Quarantine } from "./quarantine.js"
@@ -160,7 +159,7 @@ export const make = (options: {
       const isTimeToLook = monotonicMillis(clock) - lookedAt >= idleMillis()
       const pause = isTimeToLook || pools.some((pool) => hasRoom(pool) && !likelyDue.has(pool.queue)) ? yield* look : idleMillis()
       patience.reset()
-      for (const pool of pools) metrics.busy(pool.busy(), pool.queue)
+      for (const pool of pools) pool.tellBusy()
       yield* breathe
       return pools.some(isLikelyDue) ? 0 : pause
     }).pipe(

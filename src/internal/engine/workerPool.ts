@@ -4,6 +4,7 @@
  */
 import * as Effect from "effect/Effect"
 import type { ClaimedRun } from "../storage/runRow.js"
+import { metrics } from "../telemetry.js"
 
 /** A claimed run, and when (monotonic milliseconds) the database's answer was here. */
 export interface Claimed {
@@ -15,7 +16,8 @@ export interface WorkerPool {
   readonly queue: string
   /** workers with nothing to do */
   readonly free: () => number
-  readonly busy: () => number
+  /** tells the metric how many workers are busy, which costs too much to be done for every run */
+  readonly tellBusy: () => void
   /** how many runs are worth claiming now; 0: not worth a round trip */
   readonly room: () => number
   /** starts runs on free workers, in order; those that find none wait for one */
@@ -55,6 +57,7 @@ export const make = (options: {
   let waiting: Array<Claimed> = []
   let next = 0
   let busy = 0
+  let told = 0
   /** permits taken for workers that are between two runs */
   let between = 0
   let pumping = false
@@ -107,7 +110,10 @@ export const make = (options: {
   const pool: WorkerPool = {
     queue,
     free: () => workers - busy,
-    busy: () => busy,
+    tellBusy: () => {
+      metrics.busy(busy - told, queue)
+      told = busy
+    },
     room: () => {
       const target = ahead()
       const room = workers - busy + target - countWaiting()

@@ -160,13 +160,19 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
     // better-sqlite3 waits for a lock synchronously, 5 s by default, and stops the event loop meanwhile: fail at once, and
     // try again from here. The setting is the connection's, which is the user's too, so it is put back.
     const { blockingWait } = dialect
-    const before =
-      blockingWait === null
-        ? 0
-        : yield* Effect.scoped(Effect.flatMap(reserve, (connection) => sessionOn(connection).run(blockingWait))).pipe(
-            Effect.map((rows) => Number(rows[0]?.timeout ?? 0)),
-            Effect.mapError(failed("connect", false))
+    // The only connection there is may be held by a transaction that waits for this: that must end.
+    const [ours, before] = yield* awaited(
+      Effect.scoped(
+        Effect.flatMap(reserve, (connection) =>
+          Effect.map(
+            blockingWait === null ? Effect.succeed([]) : sessionOn(connection).run(blockingWait),
+            ([row]) => [connection, Number(row?.timeout ?? 0)] as const
           )
+        )
+      ).pipe(Effect.mapError(failed("connect", false))),
+      patient.tryMillis,
+      () => new StorageError({ operation: "connect", reason: "unavailable", cause: new Error("no connection came free in time") })
+    )
     const withoutBlocking = <A, E>(session: Session, effect: Effect.Effect<A, E>): Effect.Effect<A, E | SqlError> =>
       before === 0
         ? effect
@@ -246,7 +252,6 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
 
     // Effect 3's transaction tag does not say whose transaction it is. Connections of one client are of one class that the
     // client alone has (PostgreSQL, MySQL), or are one and the same object (SQLite).
-    const ours = yield* Effect.mapError(Effect.scoped(reserve), failed("connect", false))
     const oursAside = sessionOn(ours)
     const isOurs = (connection: Connection) =>
       connection === ours || (ours.constructor !== Object && connection.constructor === ours.constructor)
