@@ -16,12 +16,31 @@ import type { Jobsd } from "./Jobsd.js"
 import type { RunInfo } from "./Run.js"
 
 /**
+ * What every job carries, to be told from everything else at runtime.
+ *
+ * @example
+ * import { Predicate } from "effect"
+ * import { Job } from "jobsd"
+ *
+ * const isJob = (value: unknown) => Predicate.hasProperty(value, Job.TypeId)
+ *
+ * console.log(isJob(Job.make("Clean"))) // true
+ *
  * @since 0.1.0
  * @category type IDs
  */
 export const TypeId: TypeId = "~jobsd/Job"
 
 /**
+ * The type of that.
+ *
+ * @example
+ * import { Job } from "jobsd"
+ *
+ * const id: Job.TypeId = Job.TypeId
+ *
+ * console.log(id)
+ *
  * @since 0.1.0
  * @category type IDs
  */
@@ -157,11 +176,21 @@ export interface Job<Name extends string, Payload, Success = unknown, Error = un
 }
 
 /**
+ * Types that belong to `Job`.
+ *
  * @since 0.1.0
+ * @category utility types
  */
 export declare namespace Job {
   /**
    * Any job.
+   *
+   * @example
+   * import { Job } from "jobsd"
+   *
+   * const names = (jobs: ReadonlyArray<Job.Job.Any>) => jobs.map(({ name }) => name)
+   *
+   * console.log(names([Job.make("Clean")]))
    *
    * @since 0.1.0
    * @category utility types
@@ -171,6 +200,15 @@ export declare namespace Job {
   /**
    * What `Jobsd.layer` must be given to handle a job.
    *
+   * @example
+   * import { Effect, type Layer } from "effect"
+   * import { Job } from "jobsd"
+   *
+   * const Clean = Job.make("Clean")
+   * const CleanLive: Layer.Layer<Job.Job.HandlerOf<typeof Clean>> = Clean.toLayer(() => Effect.void)
+   *
+   * console.log(CleanLive)
+   *
    * @since 0.1.0
    * @category utility types
    */
@@ -179,13 +217,32 @@ export declare namespace Job {
   /**
    * The decoded payload of a job.
    *
+   * @example
+   * import { Schema } from "effect"
+   * import { Job } from "jobsd"
+   *
+   * const Greet = Job.make("Greet", { payload: { name: Schema.String } })
+   * const payload: Job.Job.Payload<typeof Greet> = { name: "Ada" }
+   *
+   * console.log(payload)
+   *
    * @since 0.1.0
    * @category utility types
    */
   export type Payload<J> = J extends Job<any, infer P, any, any> ? P : never
 
   /**
-   * A handler with everything it needs.
+   * A handler with everything it needs, as `toLayer` provides it.
+   *
+   * @example
+   * import { Effect } from "effect"
+   * import { Job } from "jobsd"
+   *
+   * const Clean = Job.make("Clean")
+   * // the handler itself, for a test that calls it without a queue
+   * const handler = Effect.map(Clean.handler, (service: Job.Job.HandlerService) => service.handle)
+   *
+   * console.log(handler)
    *
    * @since 0.1.0
    * @category services

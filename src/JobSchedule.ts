@@ -13,12 +13,31 @@ import * as Predicate from "effect/Predicate"
 import { ScheduleError } from "./JobsdError.js"
 
 /**
+ * What every schedule carries, to be told from everything else at runtime.
+ *
+ * @example
+ * import { Predicate } from "effect"
+ * import { JobSchedule } from "jobsd"
+ *
+ * const isJobSchedule = (value: unknown) => Predicate.hasProperty(value, JobSchedule.TypeId)
+ *
+ * console.log(isJobSchedule(JobSchedule.every("Hourly", "1 hour"))) // true
+ *
  * @since 0.1.0
  * @category type IDs
  */
 export const TypeId: TypeId = "~jobsd/JobSchedule"
 
 /**
+ * The type of that.
+ *
+ * @example
+ * import { JobSchedule } from "jobsd"
+ *
+ * const id: JobSchedule.TypeId = JobSchedule.TypeId
+ *
+ * console.log(id)
+ *
  * @since 0.1.0
  * @category type IDs
  */

@@ -66,34 +66,60 @@ import type { RunId, RunState } from "./Run.js"
 export class Jobsd extends Context.Tag("jobsd/Jobsd")<Jobsd, Jobsd.Service>() {}
 
 /**
+ * Types that belong to `Jobsd`.
+ *
  * @since 0.1.0
+ * @category services
  */
 export declare namespace Jobsd {
   /**
    * What can be asked of a job queue.
    *
+   * @example
+   * import type { Effect } from "effect"
+   * import type { Jobsd, Run } from "jobsd"
+   *
+   * // for code that is handed the service instead of asking for it
+   * const stopAll = (jobsd: Jobsd.Jobsd.Service, ids: ReadonlyArray<Run.RunId>): ReadonlyArray<Effect.Effect<unknown, unknown>> =>
+   *   ids.map((id) => jobsd.cancel(id))
+   *
+   * console.log(stopAll)
+   *
    * @since 0.1.0
    * @category services
    */
   export interface Service {
+    /** As `Jobsd.createRun`. */
     readonly createRun: <Payload>(
       job: Job<any, Payload, any, any>,
       payload: NoInfer<Payload>,
       options?: CreateRunOptions
     ) => Effect.Effect<RunId, CreateRunError>
+    /** As `Jobsd.createRuns`. */
     readonly createRuns: <Payload>(
       job: Job<any, Payload, any, any>,
       payloads: ReadonlyArray<NoInfer<Payload>>,
       options?: CreateRunsOptions
     ) => Effect.Effect<ReadonlyArray<RunId>, CreateRunError>
+    /** As `Jobsd.cancel`. */
     readonly cancel: (id: RunId) => Effect.Effect<CancelResult, RunNotFound | StorageError>
+    /** As `Jobsd.getRunState`. */
     readonly getRunState: (id: RunId) => Effect.Effect<RunState, RunNotFound | StorageError>
+    /** As `Jobsd.instance`. */
     readonly instance: Effect.Effect<Instance, NoInstance | StorageError>
+    /** As `Jobsd.hurry`. */
     readonly hurry: Effect.Effect<void>
   }
 
   /**
    * The options of `createRun`.
+   *
+   * @example
+   * import { Job, Jobsd } from "jobsd"
+   *
+   * const urgent: Jobsd.Jobsd.CreateRunOptions = { priority: 0, delay: "10 seconds", unique: "clean" }
+   *
+   * console.log(Jobsd.createRun(Job.make("Clean"), undefined, urgent))
    *
    * @since 0.1.0
    * @category models
@@ -125,6 +151,13 @@ export declare namespace Jobsd {
   /**
    * The options of `createRuns`: those of `createRun` without `unique`, for a key is one run's.
    *
+   * @example
+   * import { Job, Jobsd } from "jobsd"
+   *
+   * const tonight: Jobsd.Jobsd.CreateRunsOptions = { delay: "8 hours", timeout: "1 minute" }
+   *
+   * console.log(Jobsd.createRuns(Job.make("Clean"), [undefined, undefined], tonight))
+   *
    * @since 0.1.0
    * @category models
    */
@@ -132,6 +165,13 @@ export declare namespace Jobsd {
 
   /**
    * What can go wrong in `createRun`.
+   *
+   * @example
+   * import type { Jobsd } from "jobsd"
+   *
+   * const mayHelp = (error: Jobsd.Jobsd.CreateRunError) => error._tag === "StorageError" || error._tag === "RetryTransaction"
+   *
+   * console.log(mayHelp)
    *
    * @since 0.1.0
    * @category errors
