@@ -9,6 +9,7 @@ import { choicesFor, large, limit, percentile, report, scaled } from "./support/
 import { defects, noDefects } from "./support/checker.js"
 import { untiring } from "./support/load.js"
 import { Act, Often, type Payload } from "./support/work.js"
+import { atDefaults, type Options } from "./support/workers.js"
 import { allEnded, makeAuditedWorld } from "./support/world.js"
 
 const createAll = (
@@ -89,28 +90,30 @@ onEveryDatabase("killed processes", (it, database) => {
     readonly what: string
     readonly victims: number
     readonly rounds: number
-    readonly leaseMillis: number
-    readonly sweepMillis: number
+    readonly settings: Partial<Options> & { readonly leaseMillis: number; readonly sweepMillis: number }
     readonly slack: number
   }) =>
     Effect.gen(function* () {
-      const { leaseMillis, rounds, slack, sweepMillis, victims: count, what } = options
+      const { rounds, settings, slack, victims: count, what } = options
+      const { leaseMillis, sweepMillis } = settings
       const took: Array<number> = []
       for (let round = 0; round < rounds; round++) {
         const world = yield* makeAuditedWorld
         const jobsd = yield* world.client()
         // as many survivors as victims: a survivor takes up one run of the dead at a time
-        const victims = yield* Effect.replicateEffect(world.worker({ workers: 1, leaseMillis, sweepMillis }), count, { concurrency: 3 })
+        const victims = yield* Effect.replicateEffect(world.worker({ ...settings, workers: 1 }), count, { concurrency: 3 })
         const ids = yield* createAll(
           jobsd,
-          times(count, () => ({ do: "succeed", millis: 1500 + 500 * count }))
+          // long enough for the others to start meanwhile
+          times(count, () => ({ do: "succeed", millis: 2500 + scaled(1000, 1500) * count }))
         )
         yield* eventually(
           Effect.sync(() => victims.flatMap((victim) => victim.atWork())),
           (started) => started.length === ids.length,
           "30 seconds"
         )
-        const others = yield* Effect.replicateEffect(world.spawn({ leaseMillis, sweepMillis }), count)
+        const others = yield* Effect.replicateEffect(world.worker(settings), count, { concurrency: 3 })
+        const held = victims.flatMap((victim) => victim.atWork())
         const killedAt = Date.now()
         for (const victim of victims) victim.kill("SIGKILL")
         yield* eventually(
@@ -119,6 +122,7 @@ onEveryDatabase("killed processes", (it, database) => {
           leaseMillis * 4
         )
         for (const { said } of others) took.push(...said.flatMap((line) => (line.say === "start" ? [line.at - killedAt] : [])))
+        assert.lengthOf(held, count, "some had ended before")
         yield* allEnded(world)
         assert.deepStrictEqual(defects(yield* world.verdict(ids)), noDefects)
       }
@@ -143,8 +147,7 @@ onEveryDatabase("killed processes", (it, database) => {
         what: "from SIGKILL to the start elsewhere, lease 3 s",
         victims: 3,
         rounds: scaled(1, 10),
-        leaseMillis: 3000,
-        sweepMillis: 500,
+        settings: { leaseMillis: 3000, sweepMillis: 500 },
         // a handful of kills beside all other tests shows that they are taken up at all, within the next lease: the figure is the large run's
         slack: scaled(3000, 0)
       }),
@@ -153,14 +156,27 @@ onEveryDatabase("killed processes", (it, database) => {
 
   const together = large ? it.scoped : it.scoped.skip
   together(
+    "are replaced, twenty at once",
+    () =>
+      replaced({
+        // forty processes starve each other of a shorter lease where there are few cores
+        what: "from SIGKILL of 20 to the starts elsewhere, lease 10 s",
+        victims: 20,
+        rounds: 1,
+        settings: { leaseMillis: 10_000, sweepMillis: 1000 },
+        slack: 0
+      }),
+    limit(30, 300)
+  )
+
+  together(
     "are replaced, twenty at once, at the default settings",
     () =>
       replaced({
         what: "from SIGKILL of 20 to the starts elsewhere, at the defaults",
         victims: 20,
         rounds: 1,
-        leaseMillis: 30_000,
-        sweepMillis: 10_000,
+        settings: atDefaults,
         slack: 0
       }),
     limit(30, 300)

@@ -9,21 +9,28 @@ import * as databases from "../../src/internal/storage/database.js"
 import { dialectOf } from "../../src/internal/storage/dialect.js"
 import { migrate } from "../../src/internal/storage/migrations.js"
 import { type DatabaseName, onEveryDatabase } from "../support/databases.js"
-import { type ScenarioName, scenarios } from "./mutationScenarios.js"
+import { only, type ScenarioName, scenarios } from "./mutationScenarios.js"
 import { limit, report } from "./support/campaign.js"
 
+/** A guard, and what is wrong without it. */
 interface Mutation {
   readonly guard: string
-  /** which statements, by their source with its blanks made one */
-  readonly in: RegExp
-  readonly find: RegExp
-  readonly replace: string
+  /** the database without the guard; says so each time that something had it */
+  readonly without: (database: databases.Database, had: () => void) => databases.Database
   readonly killedBy: ScenarioName
   readonly on?: ReadonlyArray<DatabaseName>
 }
 
+const mutation = (
+  guard: string,
+  without: Mutation["without"],
+  killedBy: ScenarioName,
+  on: ReadonlyArray<DatabaseName> | undefined = only[killedBy]
+): Mutation => ({ guard, without, killedBy, ...(on === undefined ? {} : { on }) })
+
 const drop = (guard: string, statements: RegExp, find: RegExp, killedBy: ScenarioName, on?: ReadonlyArray<DatabaseName>): Mutation =>
   swap(guard, statements, find, "", killedBy, on)
+/** which statements, by their source with its blanks made one, and what in it */
 const swap = (
   guard: string,
   statements: RegExp,
@@ -31,20 +38,54 @@ const swap = (
   replace: string,
   killedBy: ScenarioName,
   on?: ReadonlyArray<DatabaseName>
-): Mutation => ({
-  guard,
-  in: statements,
-  find: new RegExp(find.source, "g"),
-  replace,
-  killedBy,
-  ...(on === undefined ? {} : { on })
+): Mutation =>
+  mutation(
+    guard,
+    (database, had) => ({
+      ...database,
+      statement: (source) => {
+        const text = source.replace(/\s+/g, " ").trim()
+        if (!statements.test(text)) return database.statement(text)
+        const without = text.replace(new RegExp(find.source, "g"), replace)
+        if (without !== text) had()
+        return database.statement(without)
+      }
+    }),
+    killedBy,
+    on
+  )
+
+/** what a unique index says is taken for any other refusal */
+const blind: Mutation["without"] = (database, had) => ({
+  ...database,
+  dialect: {
+    ...database.dialect,
+    failure: (error) => {
+      const failure = database.dialect.failure(error)
+      if (failure !== "unique") return failure
+      had()
+      return "rejected"
+    }
+  }
 })
+
+const unlocked: Mutation["without"] = (database, had) => {
+  const { ddl } = database.dialect
+  const migrationLock = () => {
+    had()
+    return { lock: null, unlock: null }
+  }
+  return { ...database, dialect: { ...database.dialect, ddl: { ...ddl, migrationLock } } }
+}
 
 const settle = /errors = d\.errors/
 const settleLock = /^SELECT r\.id, r\.fence FROM .* = 1 FOR UPDATE/
 const success = /^UPDATE(?!.* = d\.errors).* (r\.)?success_count = /
 const settled = /^SELECT r\.id, r\.fence FROM .* r\.state <> 1/
 const claim = /^(UPDATE|WITH due).* owner = :me, claim_token = :token/
+const claimAnswer = /^SELECT .* WHERE owner = :me AND claim_token = :token/
+const holders = /\) by_unique_key$/
+const unknown = /\) head WHERE/
 const sweepLook = /AS expired|^SELECT r\.id, r\.fence, r\.errors/
 const declareDead = /AS expired|SET state = 3/
 const putBack = /^UPDATE.* (r\.)?(crashes|timeouts) = CASE WHEN r\.(crashes|timeouts) </
@@ -112,13 +153,14 @@ const mutations: ReadonlyArray<Mutation> = [
   swap("claim: a known schedule", claim, /\(schedule IS NULL/, "(1 = 1", "a run of an unknown schedule is claimed"),
   drop("claim: the row is locked", claim, /FOR UPDATE SKIP LOCKED/, "a row that another claim is about to take", rowLocks),
   drop("claim: a locked row is skipped", claim, / SKIP LOCKED/, "a row that another claim is about to take", rowLocks),
+  drop("claim, answer: token", claimAnswer, / AND claim_token = :token/, "two claims are two answers", mysql),
   drop(
-    "claim, answer: token",
-    /^SELECT .* WHERE owner = :me AND claim_token = :token/,
+    "claim, answer that was lost: token",
+    claimAnswer,
     / AND claim_token = :token/,
-    "two claims are two answers",
-    mysql
+    "the answer to a claim is lost, and another claim was before it"
   ),
+  drop("claim, answer that was lost: running", claimAnswer, / AND state = 1/, "the answer to a claim is lost, and its run has ended"),
 
   drop(
     "sweep: the owner is not alive",
@@ -151,29 +193,42 @@ const mutations: ReadonlyArray<Mutation> = [
   swap("park: ready", /SET (r\.)?state = 5/, /\(?\+?r\.state( \+ 0)?\)? = 0/, "1 = 1", "a run is parked while it is claimed"),
   drop("unpark: parked", unpark, /state = 5 AND /, "a run that has ended is not unparked"),
   drop("unpark: a known job", unpark, /AND job IN \(.*?\) /, "a run of an unknown job is not unparked"),
+  swap("unpark: a known schedule", unpark, /\(schedule IS NULL/, "(1 = 1", "a run of an unknown schedule is not unparked"),
+  drop("park: what the living know", /^SELECT jobs, schedules,/, / WHERE state IN \(0, 1\)$/, "a run is parked that only the dead know"),
+  swap("park: a job that nobody knows", unknown, /WHERE job NOT IN/, "WHERE 1 = 1 OR job NOT IN", "a run is parked that another one knows"),
+  swap(
+    "park: a schedule that nobody knows",
+    unknown,
+    /schedule IS NOT NULL AND/,
+    "schedule IS NOT NULL OR",
+    "a run is parked whose schedule another one knows"
+  ),
+  drop("park: due for a minute", unknown, / - 60000/, "a run is parked that has only just come"),
   swap("retention: old enough", /^SELECT id FROM .* WHERE state = :state/, /finished_at < /, "0 < ", "a run is deleted before its time"),
   drop("retention: its outcome", /^SELECT id FROM .* WHERE state = :state/, /state = :state AND /, "a run is deleted for another's sake"),
-  drop("create: a repeat", /^INSERT.* ON CONFLICT DO NOTHING/, /ON CONFLICT DO NOTHING/, "a creation is repeated", ["sqlite", "postgres"])
+  drop("forget: ended", /^DELETE FROM .* seen_at </, /state IN \(2, 3\) AND /, "an instance that lives and was not seen for long"),
+  drop("forget: long ago", /^DELETE FROM .* seen_at </, / AND seen_at < .*$/, "an instance that has ended a moment ago"),
+  mutation("register: a repeat", blind, "a registration is repeated"),
+
+  drop("create: a repeat", /^INSERT.* ON CONFLICT DO NOTHING/, /ON CONFLICT DO NOTHING/, "a creation is repeated", ["sqlite", "postgres"]),
+  mutation("create: a repeat", blind, "a creation is repeated", mysql),
+  mutation("create: a key that is held", blind, "a key is asked for that somebody holds", mysql),
+  swap("create, look: by its id", holders, /ON r\.id = d\.id/, "ON 1 = 0", "a creation is repeated"),
+  swap("create, look: by its key", holders, /ON r\.unique_key = d\.unique_key/, "ON 1 = 0", "a key is asked for that somebody holds"),
+  drop("create, look: what is there now", holders, / LOCK IN SHARE MODE/, "a key is taken after a transaction has begun"),
+
+  mutation("migrate: one at a time", unlocked, "two make the tables at once")
 ]
 
 const indexes = { unique: "a key is held", chain: "a place in a chain is taken" } as const
 
-/** a database whose statements lack a guard; counts the statements that had it */
-const mutated = (database: databases.Database, { find, in: statements, replace }: Mutation) => {
+/** a database that lacks a guard; counts what had it */
+const mutated = (database: databases.Database, { without }: Mutation) => {
   let found = 0
-  return {
-    found: () => found,
-    database: {
-      ...database,
-      statement: (source: string) => {
-        const text = source.replace(/\s+/g, " ").trim()
-        if (!statements.test(text)) return database.statement(text)
-        const without = text.replace(find, replace)
-        if (without !== text) found++
-        return database.statement(without)
-      }
-    }
-  }
+  const lacking = without(database, () => {
+    found++
+  })
+  return { found: () => found, database: lacking }
 }
 
 /** whether a story ended with an assertion that failed */
@@ -197,8 +252,7 @@ onEveryDatabase("a guard of the storage", (it, name) => {
         const database = yield* open("whole")
         const failed: Array<string> = []
         for (const [story, scenario] of Object.entries(scenarios)) {
-          // where there are no locks of rows, nobody can hold one
-          if (name === "sqlite" && /^a row (that|beside)/.test(story)) continue
+          if (only[story as ScenarioName]?.includes(name) === false) continue
           const exit = yield* Effect.exit(scenario(database))
           if (Exit.isFailure(exit)) failed.push(`${story}: ${Cause.pretty(exit.cause)}`)
         }

@@ -4,12 +4,18 @@
  */
 import { SqlClient } from "@effect/sql"
 import { assert } from "@effect/vitest"
-import { Effect, Either, Fiber } from "effect"
+import { Deferred, Effect, Either, Fiber } from "effect"
 import type { InstanceId } from "../../src/Instance.js"
 import { State } from "../../src/internal/lifecycle.js"
-import type { Database } from "../../src/internal/storage/database.js"
+import type { Database, Session } from "../../src/internal/storage/database.js"
+import { tablesOf } from "../../src/internal/storage/dialect.js"
+import * as instanceStore from "../../src/internal/storage/instanceStore.js"
+import { migrate } from "../../src/internal/storage/migrations.js"
 import * as runStore from "../../src/internal/storage/runStore.js"
+import { StorageError } from "../../src/JobsdError.js"
 import type { RunId } from "../../src/Run.js"
+import type { DatabaseName } from "../support/databases.js"
+import { eventually } from "../support/world.js"
 import { type Command, hour, knows, type Run, settlementOf, times, type Who } from "./storageModel.js"
 import { idOf, play } from "./storageModelDriver.js"
 
@@ -67,8 +73,42 @@ const storesOf = (database: Database, who: Who, n: number) =>
     leaseMillis: times.lease * hour
   })
 
+const counts = { started: 0, succeeded: 0, errors: 0, timedOut: 0, cancelled: 0, rescheduled: 0, released: 0, rescued: 0 }
+
+const instanceOf = (database: Database, n: number) => {
+  const registration = { id: idOf("aaa", n) as InstanceId, host: "here", pid: 1, jobs: [], schedules: [], queues: {} }
+  return instanceStore.make(database, registration, times.lease * hour)
+}
+
+const newRun = (id: string, uniqueKey: string | null = null): runStore.NewRun => ({
+  id: id as RunId,
+  job: "Job",
+  queue: "default",
+  schedule: null,
+  name: uniqueKey,
+  uniqueKey,
+  priority: 0,
+  runAt: null,
+  delayMillis: 0,
+  createdBy: id as InstanceId,
+  maxErrors: null,
+  maxTimeouts: null,
+  maxCrashes: null,
+  timeoutMillis: null,
+  successLimit: null,
+  backoff: null,
+  payload: "",
+  payloadBytes: 0,
+  traceparent: null
+})
+
 const rows = (database: Database, columns: string) =>
   database.read("look", (session) => session.run(`SELECT ${columns} FROM ${database.tables.runs} ORDER BY id`))
+const instances = (database: Database) =>
+  Effect.map(
+    database.read("look", (session) => session.run(`SELECT id FROM ${database.tables.instances} ORDER BY id`)),
+    (found) => found.map(({ id }) => id)
+  )
 const on = (database: Database, text: string) => database.write("play", (session) => session.run(text))
 const stateOf = (database: Database) =>
   Effect.map(rows(database, "state, fence"), (found) => found.map(({ fence, state }) => [Number(state), Number(fence)]))
@@ -87,6 +127,39 @@ const meanwhile = (database: Database, after: RegExp, change: string): Database 
       })
     )
 })
+
+/** the answers to writes are lost, and something may happen before anybody looks for what they did */
+const unanswered = (database: Database, meanwhile: Effect.Effect<unknown, StorageError> = Effect.void): Database => ({
+  ...database,
+  write: (operation, use, patience) =>
+    database
+      .write(operation, use, patience)
+      .pipe(Effect.zipRight(meanwhile), Effect.zipRight(new StorageError({ operation, reason: "ambiguous" })))
+})
+
+/** does something before each text that is sent without parameters in a transaction */
+const before = (database: Database, act: (text: string) => Effect.Effect<void>): Database => ({
+  ...database,
+  transact: (operation, use) =>
+    database.transact(operation, (session) =>
+      use({ ...session, run: (text) => Effect.zipRight(act(text), session.run(text)) } satisfies Session)
+    )
+})
+
+let migrations = 0
+
+/** somebody waits for the lock of migrations, by the server's own account */
+const waitsForLock = (database: Database) =>
+  Effect.map(
+    database.read("look", (session) =>
+      session.run(
+        database.dialect.returning
+          ? "SELECT COUNT(*) AS n FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+          : "SELECT COUNT(*) AS n FROM information_schema.processlist WHERE db = DATABASE() AND state = 'User lock'"
+      )
+    ),
+    (found) => Number(found[0]?.n) > 0
+  )
 
 /** another connection that has changed rows and has not committed; the effect returned commits */
 const locked = (database: Database, change: string) =>
@@ -191,37 +264,104 @@ export const scenarios = {
   "a creation is repeated": (database) =>
     Effect.gen(function* () {
       yield* play(database, [create()])
-      const store = storesOf(database, "A", 1)
       const id = idOf("bbb", 1) as RunId
-      const again = yield* Effect.either(
-        store.insert(
-          [
-            {
-              id,
-              job: "Job",
-              queue: "default",
-              schedule: null,
-              name: null,
-              uniqueKey: null,
-              priority: 0,
-              runAt: null,
-              delayMillis: 0,
-              createdBy: id as string as InstanceId,
-              maxErrors: null,
-              maxTimeouts: null,
-              maxCrashes: null,
-              timeoutMillis: null,
-              successLimit: null,
-              backoff: null,
-              payload: "",
-              payloadBytes: 0,
-              traceparent: null
-            }
-          ],
-          null
-        )
-      )
+      const again = yield* Effect.either(storesOf(database, "A", 1).insert([newRun(id)], null))
       assert.deepStrictEqual(again, Either.right([id]), "a repeat of what was done already")
+    }),
+  "a key is asked for that somebody holds": (database) =>
+    Effect.gen(function* () {
+      const key = "0".repeat(64)
+      yield* play(database, [create({ unique: 0 })])
+      const asked = yield* Effect.either(storesOf(database, "A", 1).insert([newRun(idOf("bbb", 9), key)], null))
+      assert.deepStrictEqual(asked, Either.right([idOf("bbb", 1) as RunId]), "the one that holds the key")
+    }),
+  // its snapshot, which it reads first, does not have the holder
+  "a key is taken after a transaction has begun": (database) =>
+    Effect.gen(function* () {
+      const key = "0".repeat(64)
+      const [first, second] = [idOf("bbb", 1), idOf("bbb", 2)]
+      yield* play(database, [])
+      const store = storesOf(database, "A", 1)
+      const within = yield* database.read("a transaction of a user", (session) =>
+        Effect.gen(function* () {
+          yield* session.run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+          yield* session.run("BEGIN")
+          yield* session.run(`SELECT COUNT(*) FROM ${database.tables.runs}`)
+          yield* Effect.orDie(store.insert([newRun(first, key)], null))
+          return yield* Effect.either(store.insertWithin(session, [newRun(second, key)]))
+        }).pipe(Effect.ensuring(Effect.ignore(session.run("ROLLBACK"))))
+      )
+      assert.deepStrictEqual(within, Either.right([first as RunId]), "the one that holds the key")
+    }),
+  "the answer to a claim is lost, and another claim was before it": (database) =>
+    Effect.gen(function* () {
+      yield* play(database, [create(), create(), claim("A", { limit: 1 })])
+      const store = storesOf(unanswered(database), "A", 1)
+      const { runs } = yield* store.claim("default", State.ready, 2, idOf("ccc", 9))
+      assert.deepStrictEqual(
+        runs.map(({ id }) => id as string),
+        [idOf("bbb", 2)],
+        "what this claim has taken"
+      )
+    }),
+  "the answer to a claim is lost, and its run has ended": (database) =>
+    Effect.gen(function* () {
+      yield* play(database, [create()])
+      const ended = on(database, `UPDATE ${database.tables.runs} SET state = ${State.cancelled}`)
+      const store = storesOf(unanswered(database, ended), "A", 1)
+      const { runs } = yield* store.claim("default", State.ready, 1, idOf("ccc", 9))
+      assert.deepStrictEqual(runs, [], "what is there to be started")
+      assert.deepStrictEqual(yield* stateOf(database), [[State.cancelled, 1]], "it was claimed, and has ended")
+    }),
+
+  "a registration is repeated": (database) =>
+    Effect.gen(function* () {
+      yield* play(database, [])
+      const again = yield* Effect.either(instanceOf(database, 1).register(counts))
+      assert.isTrue(Either.isRight(again), "a repeat of what was done already")
+      assert.lengthOf(yield* instances(database), 2)
+    }),
+  "an instance that lives and was not seen for long": (database) =>
+    Effect.gen(function* () {
+      yield* play(database, [by("stop", "A")])
+      yield* on(database, `UPDATE ${database.tables.instances} SET seen_at = 0`)
+      assert.strictEqual(yield* instanceOf(database, 1).forget, 1)
+      assert.deepStrictEqual(yield* instances(database), [idOf("aaa", 2)], "only what has ended is forgotten")
+    }),
+  "an instance that has ended a moment ago": (database) =>
+    Effect.gen(function* () {
+      yield* play(database, [by("stop", "A"), by("expire", "B"), by("sweep", "A")])
+      yield* instanceOf(database, 1).forget
+      assert.lengthOf(yield* instances(database), 2, "what has ended is kept for a while")
+    }),
+  // the first is stopped in its tracks, when the tables are there and not recorded
+  "two make the tables at once": (database) =>
+    Effect.gen(function* () {
+      const fresh = { ...database, tables: tablesOf(`lock${migrations++}`) }
+      const there = yield* Deferred.make<void>()
+      const goOn = yield* Deferred.make<void>()
+      const sent: Array<string> = []
+      const first = before(fresh, (text) =>
+        text.startsWith("INSERT") ? Effect.zipRight(Deferred.succeed(there, undefined), Deferred.await(goOn)) : Effect.void
+      )
+      const second = before(fresh, (text) =>
+        Effect.sync(() => {
+          sent.push(text)
+        })
+      )
+      const firstOne = yield* Effect.fork(Effect.exit(migrate(first)))
+      yield* Deferred.await(there)
+      const secondOne = yield* Effect.fork(Effect.exit(migrate(second)))
+      const making = () => sent.filter((text) => text.startsWith("CREATE"))
+      yield* eventually(waitsForLock(database), (waits) => waits || making().length > 0)
+      const made = making()
+      yield* Deferred.succeed(goOn, undefined)
+      const exits = [yield* Fiber.join(firstOne), yield* Fiber.join(secondOne)]
+      assert.deepStrictEqual(made, [], "the second one waits for the first")
+      assert.deepStrictEqual(
+        exits.map(({ _tag }) => _tag),
+        ["Success", "Success"]
+      )
     }),
 
   "a dead instance renews its lease": story(by("expire", "A"), by("sweep", "B"), by("heartbeat", "A")),
@@ -248,6 +388,24 @@ export const scenarios = {
     by("park", "A"),
     by("unpark", "A")
   ),
+  "a run of an unknown schedule is not unparked": story(
+    scheduled,
+    by("stop", "B"),
+    advance(1),
+    by("heartbeat", "A"),
+    by("park", "A"),
+    by("unpark", "A")
+  ),
+  "a run is parked that only the dead know": story(
+    create({ job: "Other" }),
+    by("stop", "B"),
+    advance(1),
+    by("heartbeat", "A"),
+    by("park", "A")
+  ),
+  "a run is parked that another one knows": story(create({ job: "Other" }), advance(1), by("heartbeat", "A"), by("park", "A")),
+  "a run is parked whose schedule another one knows": story(scheduled, advance(1), by("heartbeat", "A"), by("park", "A")),
+  "a run is parked that has only just come": story(create({ job: "Unknown" }), by("park", "A")),
   "a run is deleted before its time": story(create(), claim("A"), settle("Succeeded"), { do: "retention", state: State.succeeded }),
   "a run is deleted for another's sake": story(
     create(),
@@ -290,3 +448,14 @@ export const scenarios = {
 } satisfies { readonly [name: string]: Scenario }
 
 export type ScenarioName = keyof typeof scenarios
+
+/** where a story can be told, if it is not everywhere */
+export const only: { readonly [Name in ScenarioName]?: ReadonlyArray<DatabaseName> } = {
+  // where there are no locks of rows, nobody can hold one
+  "a row that another claim is about to take": ["postgres", "mysql"],
+  "a row beside one that somebody holds": ["postgres", "mysql"],
+  // the others look at nothing older than the statement itself
+  "a key is taken after a transaction has begun": ["mysql"],
+  // SQLite's transaction is the lock
+  "two make the tables at once": ["postgres", "mysql"]
+}

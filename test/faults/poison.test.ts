@@ -3,6 +3,7 @@ import { isDeepStrictEqual } from "node:util"
 import { assert } from "@effect/vitest"
 import { Effect } from "effect"
 import { onEveryDatabase } from "../support/databases.js"
+import { suspectsOneByOne } from "./engineStories.js"
 import { limit, report } from "./support/campaign.js"
 import { defects, noDefects } from "./support/checker.js"
 import { Act } from "./support/work.js"
@@ -42,5 +43,24 @@ onEveryDatabase("a poison run", (it, database) => {
         assert.lengthOf(blamed, 0)
       }),
     limit(60, 60)
+  )
+})
+
+onEveryDatabase("runs that are suspected of killing their process", (it, database) => {
+  it.scoped(
+    "start on one instance when the one before has lived for ten seconds, and not earlier",
+    () =>
+      Effect.gen(function* () {
+        yield* suspectsOneByOne(null)
+        report({
+          row: 8,
+          what: "three suspects that live on, on one instance",
+          database,
+          count: 3,
+          result: "passed",
+          figure: "each started when the one before had lived for 10 s"
+        })
+      }),
+    limit(30, 30)
   )
 })

@@ -4,12 +4,12 @@ import type { SqlClient } from "@effect/sql"
 import type { Vitest } from "@effect/vitest"
 import { assert, describe, layer } from "@effect/vitest"
 import { Context, Effect, Layer } from "effect"
-import { inject } from "vitest"
 import { clientLayer } from "../support/client.js"
 import { Target } from "../support/databases.js"
-import { choicesFor, limit, report, scaled } from "./support/campaign.js"
+import { eventually } from "../support/world.js"
+import { choicesFor, large, limit, recoveredShare, recovery, report, scaled, secondsWatched } from "./support/campaign.js"
 import { defects, noDefects } from "./support/checker.js"
-import { type OwnServer, startOwnServer, tell } from "./support/dbServers.js"
+import { missingOwnServer, type OwnServer, startOwnServer, tell } from "./support/dbServers.js"
 import { createMeanwhile, untiring } from "./support/load.js"
 import { Act, Often } from "./support/work.js"
 import { allEnded, makeAuditedWorld } from "./support/world.js"
@@ -39,14 +39,30 @@ const ownServer = (name: "postgres" | "mysql") =>
     })
   )
 
+/** How a server is asked for the isolation that a new transaction has, and how many had to be done again; each answers with a value. */
+const questions = {
+  postgres: {
+    level: "SELECT current_setting('transaction_isolation') AS value",
+    conflict: "transactions rolled back",
+    conflicts: "SELECT xact_rollback AS value FROM pg_stat_database WHERE datname = current_database()"
+  },
+  mysql: {
+    // MariaDB has had two names for it
+    level: `SELECT VARIABLE_VALUE AS value FROM information_schema.SESSION_VARIABLES
+            WHERE VARIABLE_NAME IN ('TX_ISOLATION', 'TRANSACTION_ISOLATION') LIMIT 1`,
+    conflict: "deadlocks",
+    conflicts: "SELECT VARIABLE_VALUE AS value FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = 'INNODB_DEADLOCKS'"
+  }
+} as const
+
 for (const database of ["postgres", "mysql"] as const) {
-  const { missing } = inject(database)
-  describe.skipIf(missing !== "")(`a server of one's own: ${database}`, () => {
+  const missing = await missingOwnServer(database)
+  describe.skipIf(missing !== "")(`a server of one's own: ${missing === "" ? database : `${database} (${missing})`}`, () => {
     layer(ownServer(database), { timeout: "60 seconds", excludeTestServices: true })((methods) => {
       const it = methods as Vitest.MethodsNonLive<SqlClient.SqlClient | Target | Server, true>
 
       it.scoped(
-        "that crashes and comes back loses nothing that was accepted",
+        "that crashes and comes back loses nothing that was accepted, and soon as much is done as before",
         () =>
           Effect.gen(function* () {
             const crashes = scaled(2, 20)
@@ -55,29 +71,60 @@ for (const database of ["postgres", "mysql"] as const) {
             const world = yield* makeAuditedWorld
             const jobsd = yield* world.client()
             yield* Effect.replicateEffect(world.worker(), 2, { concurrency: 2 })
+            // more than the workers can do until it is over, so that what is done in a second is what they can do
+            const surplus = yield* Effect.orDie(
+              jobsd.createRuns(
+                Act,
+                Array.from({ length: scaled(800, 18_000) }, () => ({ do: "succeed", millis: 100 }) as const),
+                untiring
+              )
+            )
             const load = yield* createMeanwhile(jobsd, () => ({ do: "succeed", millis: choose.between(0, 200) }))
+            // they have warmed up
+            const first = scaled(50, 500)
+            yield* eventually(
+              world.unsafe(`SELECT id FROM @_runs WHERE state = 2 LIMIT ${first}`),
+              (done) => done.length === first,
+              "60 seconds"
+            )
+            yield* Effect.sleep(secondsWatched.before * 1000)
+            const from = Date.now()
             for (let crash = 0; crash < crashes; crash++) {
               yield* Effect.sleep(scaled(1500, 7000))
               yield* server.kill
               yield* Effect.sleep(choose.between(0, scaled(1500, 5000)))
               yield* server.start
             }
-            yield* Effect.sleep("1 second")
+            const until = Date.now()
+            yield* Effect.sleep(secondsWatched.after * 1000)
             yield* load.stop
-            yield* allEnded(world)
-            const verdict = yield* world.verdict(load.accepted)
+            const [left] = yield* world.unsafe("SELECT COUNT(*) AS count FROM @_runs WHERE state = 0")
+            // the rest is nobody's measure
+            yield* world.worker({ workers: 50, connections: 10 })
+            yield* allEnded(world, "3 minutes")
+            const accepted = [...surplus, ...load.accepted]
+            const verdict = yield* world.verdict(accepted)
+            const completed = yield* world.unsafe("SELECT finished_at FROM @_runs WHERE state = 2")
+            const speed = recovery(
+              completed.map((row) => Number(row.finished_at)),
+              { from, until }
+            )
+            const isGood =
+              load.defects.length === 0 && isDeepStrictEqual(defects(verdict), noDefects) && (!large || speed.ratio >= recoveredShare)
             report({
               row: 20,
               what: "server killed and restarted",
               database,
               count: crashes,
-              result: load.defects.length === 0 && isDeepStrictEqual(defects(verdict), noDefects) ? "passed" : "failed",
-              figure: `${load.accepted.length} accepted, ${load.failures.length} typed errors, lost ${verdict.lost.length}, twice ${verdict.twice.length}, defects ${load.defects.length}`
+              result: isGood ? "passed" : "failed",
+              figure: `${accepted.length} accepted, ${load.failures.length} typed errors, lost ${verdict.lost.length}, twice ${verdict.twice.length}, defects ${load.defects.length}; ${speed.figure}`
             })
+            assert.isAbove(Number(left?.count), 0, "the workers had too little to do to show what they can")
             assert.deepStrictEqual(load.defects, [])
             assert.isAbove(load.failures.length, 0)
             assert.isFalse(world.workers.some((worker) => worker.hasExited()))
             assert.deepStrictEqual(defects(verdict), noDefects)
+            if (large) assert.isAtLeast(speed.ratio, recoveredShare)
           }),
         limit(60, 600)
       )
@@ -134,40 +181,56 @@ for (const database of ["postgres", "mysql"] as const) {
             Effect.gen(function* () {
               const count = scaled(60, 1000)
               const server = yield* Server
+              const question = questions[database]
               const set = (level: string) =>
                 database === "mysql"
                   ? tell(server.url, `SET GLOBAL TRANSACTION ISOLATION LEVEL ${level}`)
                   : tell(server.url, `ALTER DATABASE postgres SET default_transaction_isolation = '${level.toLowerCase()}'`)
               yield* Effect.acquireRelease(set(isolation), () => set(database === "mysql" ? "REPEATABLE READ" : "READ COMMITTED"))
-              // connections made before the change have the old default
-              const context = yield* Layer.build(clientLayer(server.url, 8))
-              const own = yield* Effect.provide(makeAuditedWorld, context)
-              const jobsd = yield* own.client()
-              yield* Effect.replicateEffect(own.worker({ url: server.url }), 3, { concurrency: 3 })
-              const create = (i: number) =>
-                i % 10 === 0
-                  ? jobsd.createRun(Act, { do: "succeed" }, { ...untiring, schedule: Often, limit: 2, unique: `chain ${i % 30}` })
-                  : jobsd.createRun(
-                      Act,
-                      i % 5 === 0 ? { do: "fail", times: 1 } : { do: "succeed", millis: 5 },
-                      i % 3 === 0 ? { ...untiring, unique: `key ${i % 12}` } : untiring
-                    )
-              const ids = yield* Effect.orDie(
-                Effect.forEach(
-                  Array.from({ length: count }, (_, i) => i),
-                  create,
-                  { concurrency: 8 }
+              const conflictsUntilNow = Effect.map(tell(server.url, question.conflicts), ([row]) => Number(row?.value))
+              const before = yield* conflictsUntilNow
+              const work = Effect.gen(function* () {
+                // connections made before the change have the old default
+                const context = yield* Layer.build(clientLayer(server.url, 8))
+                const own = yield* Effect.provide(makeAuditedWorld, context)
+                // what a transaction has that was told nothing: on the library's connections here, and on new ones as its processes make them
+                const rows = [...(yield* own.unsafe(question.level)), ...(yield* tell(server.url, question.level))]
+                assert.deepStrictEqual(
+                  rows.map(({ value }) => String(value).replace("-", " ").toUpperCase()),
+                  [isolation, isolation]
                 )
-              )
-              yield* allEnded(own)
-              const verdict = yield* own.verdict([...new Set(ids)])
+                const jobsd = yield* own.client()
+                const workers = yield* Effect.replicateEffect(own.worker({ url: server.url }), 3, { concurrency: 3 })
+                const create = (i: number) =>
+                  i % 10 === 0
+                    ? jobsd.createRun(Act, { do: "succeed" }, { ...untiring, schedule: Often, limit: 2, unique: `chain ${i % 30}` })
+                    : jobsd.createRun(
+                        Act,
+                        i % 5 === 0 ? { do: "fail", times: 1 } : { do: "succeed", millis: 5 },
+                        i % 3 === 0 ? { ...untiring, unique: `key ${i % 12}` } : untiring
+                      )
+                const ids = yield* Effect.orDie(
+                  Effect.forEach(
+                    Array.from({ length: count }, (_, i) => i),
+                    create,
+                    { concurrency: 8 }
+                  )
+                )
+                yield* allEnded(own)
+                // a connection tells its server at the latest when it ends what it has counted
+                for (const worker of workers) worker.kill("SIGTERM")
+                yield* Effect.forEach(workers, (worker) => worker.exited)
+                return yield* own.verdict([...new Set(ids)])
+              })
+              const verdict = yield* Effect.scoped(work)
+              const conflicts = (yield* conflictsUntilNow) - before
               report({
                 row: 32,
                 what: `default isolation ${isolation}`,
                 database,
                 count,
                 result: isDeepStrictEqual(defects(verdict), noDefects) ? "passed" : "failed",
-                figure: `${verdict.seen.runs} runs, lost ${verdict.lost.length}`
+                figure: `${verdict.seen.runs} runs, lost ${verdict.lost.length}, ${conflicts} ${question.conflict} and nobody heard of it`
               })
               assert.deepStrictEqual(defects(verdict), noDefects)
             }),

@@ -34,11 +34,7 @@ onEveryDatabase("settling in groups", (it, database) => {
         const jobsd = yield* world.client()
         const Shared = Job.make("Shared")
 
-        // SQLite's processes share a file, but in one process they would block each other's event loop
-        const own =
-          database === "sqlite"
-            ? Effect.succeed(world.sql)
-            : Effect.map(Layer.build(Layer.fresh(clientLayer(url, 4))), Context.get(SqlClient.SqlClient))
+        const own = Effect.map(Layer.build(Layer.fresh(clientLayer(url, 4))), Context.get(SqlClient.SqlClient))
         const actor = Effect.gen(function* () {
           const faulty = makeFaulty(yield* own)
           const db = yield* makeDatabase(faulty.sql, dialectOf(faulty.sql)!, world.prefix)
@@ -80,10 +76,14 @@ onEveryDatabase("settling in groups", (it, database) => {
           }))
           const backwards = [...outcomes].reverse()
           const groups = [backwards.filter((_, i) => i % 2 === 0), backwards.filter((_, i) => i % 2 === 1)]
+          // SQLite's driver does not wait: whoever begins has ended before the next one begins, so the sweep's turn is drawn by lot
+          const turn = database === "sqlite" ? Math.floor(choose.between(0, 3)) : null
           const [recorded] = yield* Effect.all(
             [
-              Effect.forEach(groups, (group) => holder.runs.settleOurs(group), { concurrency: "unbounded" }),
-              Effect.delay(sweep, choose.between(0, 4))
+              Effect.forEach(groups, (group, nth) => Effect.delay(holder.runs.settleOurs(group), turn === null ? 0 : 10 + 10 * nth), {
+                concurrency: "unbounded"
+              }),
+              Effect.delay(sweep, turn === null ? choose.between(0, 4) : 5 + 10 * turn)
             ],
             { concurrency: "unbounded" }
           )
@@ -106,11 +106,12 @@ onEveryDatabase("settling in groups", (it, database) => {
           what: "groups settled against a sweep",
           database,
           count: rounds * size,
-          result: deadlocks.length <= allowed && verdict.twice.length === 0 ? "passed" : "failed",
+          result: takenBack > 0 && deadlocks.length <= allowed && verdict.twice.length === 0 ? "passed" : "failed",
           figure:
             `${settled} settled, ${takenBack} taken back before, deadlocks ${deadlocks.length} ${[...new Set(deadlocks)].join(", ")}`.trimEnd()
         })
         assert.isAbove(settled, 0)
+        assert.isAbove(takenBack, 0)
         assert.isAtMost(deadlocks.length, allowed)
         const { twice, fences } = defects(verdict)
         assert.deepStrictEqual({ twice, fences }, { twice: [], fences: [] })

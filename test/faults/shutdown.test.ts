@@ -5,16 +5,18 @@ import { Context, Duration, Effect, Layer } from "effect"
 import { clientLayer } from "../support/client.js"
 import { onEveryDatabase, Target } from "../support/databases.js"
 import { eventually } from "../support/world.js"
-import { limit, report } from "./support/campaign.js"
+import { large, limit, report } from "./support/campaign.js"
 import { defects, noDefects } from "./support/checker.js"
 import { startProxy } from "./support/proxy.js"
 import { Act, type Payload } from "./support/work.js"
-import type { Worker } from "./support/workers.js"
+import { atDefaults, type Worker } from "./support/workers.js"
 import { allEnded, makeAuditedWorld } from "./support/world.js"
 
 const shutdownMillis = 1000
 /** the wait for handlers, 5 s for the finalizers of interrupted ones, 3 s for the database; and a process takes a moment to end */
 const budget = shutdownMillis + 5000 + 3000 + 500
+/** the default wait for handlers, and the same: what an orchestrator kills after by default */
+const budgetAtDefaults = 30_000
 
 const timeToExit = (worker: Worker) => Effect.map(Effect.timed(worker.exited), ([took]) => Math.round(Duration.toMillis(took)))
 
@@ -65,6 +67,39 @@ onEveryDatabase("SIGTERM", (it, database) => {
         assert.deepStrictEqual(defects(yield* world.verdict([short, long, deaf, waiting])), noDefects)
       }),
     limit(40, 40)
+  )
+
+  const atLength = large ? it.scoped : it.scoped.skip
+  atLength(
+    "at the default settings ends the process within 30 s, though a handler ignores it",
+    () =>
+      Effect.gen(function* () {
+        const world = yield* makeAuditedWorld
+        const jobsd = yield* world.client()
+        const worker = yield* world.worker(atDefaults)
+        const deaf = yield* Effect.orDie(jobsd.createRun(Act, { do: "succeed", millis: 300_000, stubborn: true }))
+        yield* eventually(
+          Effect.sync(() => worker.runs("start")),
+          (started) => started.length === 1
+        )
+        worker.kill("SIGTERM")
+        const took = yield* timeToExit(worker)
+        const state = yield* Effect.orDie(jobsd.getRunState(deaf))
+        report({
+          row: 5,
+          what: "SIGTERM with a deaf handler, at the defaults",
+          database,
+          count: 1,
+          result: took <= budgetAtDefaults && state.status === "running" ? "passed" : "failed",
+          figure: `exit after ${took} ms, budget ${budgetAtDefaults} ms`
+        })
+        // it did wait: the handler had its time
+        assert.isAtLeast(took, atDefaults.shutdownMillis)
+        assert.isAtMost(took, budgetAtDefaults)
+        assert.strictEqual(state.status, "running")
+        assert.isTrue(worker.said.some(({ say }) => say === "stopped"))
+      }),
+    limit(90, 90)
   )
 
   for (const hurries of [false, true]) {

@@ -164,6 +164,8 @@ export const prepareMariadb = async (
     `--datadir=${data}`,
     `--socket=${join(directory, "s")}`,
     `--pid-file=${join(directory, "pid")}`,
+    // a server that starts removes the temporary tables it finds, and those of others are in the same directory otherwise: they crash
+    `--tmpdir=${directory}`,
     `--init-file=${init}`,
     `--port=${port}`,
     "--bind-address=127.0.0.1",

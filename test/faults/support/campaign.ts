@@ -43,7 +43,7 @@ export const choicesFor = (test: string): Choices => {
 
 /** A line of the table that `npm run faults` prints. */
 export interface Figure {
-  /** the row of the catalogue */
+  /** orders the lines: what is about the same kind of fault stands together */
   readonly row: number
   readonly what: string
   readonly database: string
@@ -62,4 +62,41 @@ export const report = (figure: Figure): void => {
 export const percentile = (values: ReadonlyArray<number>, share: number): number => {
   const sorted = [...values].sort((a, b) => a - b)
   return sorted[Math.min(sorted.length - 1, Math.ceil(share * sorted.length) - 1)] ?? Number.NaN
+}
+
+/** For how many seconds a load is watched before the faults, and from which second to which after the last of them. */
+const watched = large ? { before: 10, from: 10, until: 20 } : { before: 2, from: 1, until: 3 }
+
+export const secondsWatched: { readonly before: number; readonly after: number } = { before: watched.before, after: watched.until }
+
+/** What came back of the throughput must be so much of it, when the counts are large: a small run has too few seconds to tell. */
+export const recoveredShare = 0.8
+
+export interface Recovery {
+  /** completions per second, medians */
+  readonly before: number
+  readonly after: number
+  readonly ratio: number
+  readonly figure: string
+}
+
+/** How much was done in a second before the faults and once they were over, from the moments of everything that was completed. */
+export const recovery = (completed: ReadonlyArray<number>, faults: { readonly from: number; readonly until: number }): Recovery => {
+  const median = (from: number, seconds: number) => {
+    const counts = Array.from({ length: seconds }, () => 0)
+    for (const moment of completed) {
+      const second = Math.floor((moment - from) / 1000)
+      if (second >= 0 && second < seconds) counts[second]!++
+    }
+    return percentile(counts, 0.5)
+  }
+  const before = median(faults.from - watched.before * 1000, watched.before)
+  const after = median(faults.until + watched.from * 1000, watched.until - watched.from)
+  const ratio = after / before
+  return {
+    before,
+    after,
+    ratio,
+    figure: `${before}/s before, ${after}/s ${watched.from} to ${watched.until} s after the last fault, ratio ${ratio.toFixed(2)}`
+  }
 }

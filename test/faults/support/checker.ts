@@ -1,6 +1,6 @@
 /**
  * Accounts for every run of a history: what the table went through, in its order, and what the handlers did. It asserts nothing and
- * throws nothing; it says what it found. PROTOCOL 4.1 and 4.14 are the rules.
+ * throws nothing; it says what it found.
  */
 
 /** One change of a row of the runs table, as a trigger saw it. */

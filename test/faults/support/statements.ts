@@ -12,6 +12,7 @@ export type Kind =
   | "settle check" // what an unacknowledged settlement did
   | "successor"
   | "attempt"
+  | "forget attempts" // of a run with very many
   | "create"
   | "cancel"
   | "request cancel"
@@ -25,6 +26,14 @@ export type Kind =
   | "declare dead"
   | "sweep lock"
   | "put back"
+  | "chores look"
+  | "unknown look" // runs whose job nobody knows
+  | "park"
+  | "unpark"
+  | "outlived lock" // runs that were kept long enough
+  | "delete attempts"
+  | "delete runs"
+  | "forget instances"
   | "migration lock"
   | "migration step"
   | "migration record"
@@ -49,6 +58,15 @@ const signs: ReadonlyArray<readonly [Kind, RegExp]> = [
   ["put back", new RegExp(`UPDATE .*${runs} .* = d\\.claimed_at`)],
   ["release", new RegExp(`UPDATE ${runs} .* WHERE id = .* AND fence = .* AND owner = `)],
   ["settle", new RegExp(`UPDATE .*${runs} .*claim_token = `)],
+  ["park", new RegExp(`UPDATE .*${runs} .*SET (r\\.)?state = 5\\b`)],
+  ["unpark", new RegExp(`UPDATE ${runs} .*WHERE .*state = 5\\b|WHERE state = 5 .*UPDATE ${runs} `)],
+  ["chores look", /\) IS NULL .* AS parked/],
+  ["unknown look", new RegExp(`FROM ${runs} .*\\) head WHERE job NOT IN`)],
+  ["outlived lock", new RegExp(`SELECT id FROM ${runs} WHERE state = .* ORDER BY finished_at`)],
+  ["forget attempts", /DELETE FROM \w+_attempts WHERE run_id = .* AND attempt <= /],
+  ["delete attempts", /DELETE .*\w+_attempts\b/],
+  ["delete runs", new RegExp(`DELETE .*${runs}\\b`)],
+  ["forget instances", new RegExp(`DELETE FROM ${instances} `)],
   ["request cancel", new RegExp(`UPDATE ${runs} .*cancel_at = COALESCE`)],
   ["cancel", new RegExp(`UPDATE ${runs} SET state = 4`)],
   ["heartbeat", new RegExp(`UPDATE ${instances} SET lease_until`)],

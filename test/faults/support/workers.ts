@@ -1,9 +1,11 @@
 /** The processes of a fault test, from the outside: started, listened to, frozen and killed. */
 import { type ChildProcess, spawn } from "node:child_process"
-import { Effect, type Scope } from "effect"
+import { Duration, Effect, type Scope } from "effect"
+import { defaults } from "../../../src/internal/settings.js"
 import { eventually } from "../../support/world.js"
 import { bundled } from "./bundle.js"
 import type { Execution, Freeze } from "./checker.js"
+import type { UserOptions, UserSaid } from "./user.js"
 import type { Said, WorkerOptions } from "./worker.js"
 
 export interface Worker {
@@ -40,6 +42,16 @@ const quick = {
   faults: [],
   hurries: false,
   migrateOnly: false
+}
+
+/** What an instance has of whom nothing is said, where `quick` would say something else; the pool is the driver's. */
+export const atDefaults = {
+  workers: defaults.workers,
+  leaseMillis: Duration.toMillis(defaults.leaseDuration),
+  sweepMillis: Duration.toMillis(defaults.timeoutCheck),
+  pollMillis: Duration.toMillis(defaults.pollInterval),
+  shutdownMillis: Duration.toMillis(defaults.shutdownTimeout),
+  connections: 10
 }
 
 export type Options = Partial<WorkerOptions> & Pick<WorkerOptions, "url" | "prefix">
@@ -139,3 +151,32 @@ export const ready = (worker: Worker): Effect.Effect<void> =>
 /** Starts a process and waits until it works. */
 export const startWorker = (options: Options, nodeOptions: ReadonlyArray<string> = []): Effect.Effect<Worker, never, Scope.Scope> =>
   Effect.tap(spawnWorker(options, nodeOptions), ready)
+
+/** Runs a process that only creates and cancels, until it dies; what it had said until then. It is killed when the scope closes. */
+export const userUntilDeath = (
+  options: UserOptions
+): Effect.Effect<{ readonly said: ReadonlyArray<UserSaid>; readonly diedOf: string | null }, never, Scope.Scope> =>
+  Effect.gen(function* () {
+    const script = yield* Effect.promise(() => bundled("user"))
+    let out = ""
+    let closed = false
+    const child = yield* Effect.acquireRelease(
+      Effect.sync(() => spawn(process.execPath, [script, JSON.stringify(options)], { stdio: ["ignore", "pipe", "inherit"] })),
+      (child) => Effect.sync(() => child.kill("SIGKILL"))
+    )
+    child.stdout.on("data", (data: Buffer) => {
+      out += data.toString()
+    })
+    child.once("close", () => {
+      closed = true
+    })
+    yield* eventually(
+      Effect.sync(() => ({ closed, out: out.slice(-500) })),
+      ({ closed }) => closed,
+      "20 seconds"
+    )
+    return {
+      said: out.split("\n").flatMap((line) => (line.startsWith("{") ? [JSON.parse(line) as UserSaid] : [])),
+      diedOf: child.signalCode
+    }
+  })
