@@ -114,7 +114,7 @@ export const outsideTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>): Eff
   Effect.mapInputContext(effect, (context: Context.Context<R>) => withoutTransaction(context))
 
 /** what is definite is tried again soon and often; what a lost connection left open, a few times, since writes are idempotent */
-const soon = Schedule.exponential("5 millis", 1.5).pipe(Schedule.union(Schedule.spaced("200 millis")), Schedule.jittered)
+const soon = Schedule.exponential("5 millis", 1.5).pipe(Schedule.union(Schedule.spaced("25 millis")), Schedule.jittered)
 const later = Schedule.exponential("50 millis").pipe(Schedule.jittered)
 
 const reasonOf = (error: unknown) => (error instanceof StorageError ? error.reason : undefined)

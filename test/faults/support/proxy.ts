@@ -28,6 +28,8 @@ export interface Proxy {
   readonly blackHole: (on: boolean) => void
   /** its connections stay open and never carry anything again, as if the other end had vanished; new ones are not affected */
   readonly abandon: () => void
+  /** closes those at last, as TCP does when it has sent enough probes in vain */
+  readonly notice: () => void
   /** how many faults have struck */
   readonly struck: () => number
   /** bytes that the exchange since the last "cut at" has had, up to its cut */
@@ -164,6 +166,9 @@ export const startProxy = (serverUrl: string): Effect.Effect<Proxy, never, Scope
           abandoned.add(pair)
         }
         pairs.clear()
+      },
+      notice: () => {
+        for (const { client } of abandoned) client.destroy()
       },
       struck: () => struck,
       bytes: () => bytes,
