@@ -2,7 +2,6 @@
  * THE state machine: what happens next to a run. Plain data in, plain data out: no SQL, no clock, no Effect. Everything that
  * user code or the clock decides comes in as a fact.
  */
-import { lastMoment } from "./moment.js"
 
 /**
  * The states of a run as the table stores them. A suspect is ready too, but was found in a process that died: an instance takes
@@ -63,6 +62,9 @@ export interface Settlement {
   readonly keepAttempt: "error" | "timeout" | null
   readonly successor: { readonly runAt: number; readonly successCount: number } | null
 }
+
+/** The last moment that a Date can say, in the year 275760. */
+export const lastMoment = 8.64e15
 
 /** What the tables' integers can count to; nothing comes near it, unless somebody has written it there. */
 export const largestCount = 2 ** 31 - 1

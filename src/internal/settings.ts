@@ -9,7 +9,7 @@ import * as ScheduleIntervals from "effect/ScheduleIntervals"
 import type { RunPolicy } from "../Job.js"
 import type { Settings } from "../Jobsd.js"
 import { SettingsError } from "../JobsdError.js"
-import { lastMoment } from "./moment.js"
+import { lastMoment } from "./lifecycle.js"
 
 /** A policy in the units of the table: `null` is "no limit". */
 export interface Policy {

@@ -1,8 +1,8 @@
 /** What is due, and taking it. */
 import * as Effect from "effect/Effect"
 import type { StorageError } from "../../../JobsdError.js"
-import { State } from "../../lifecycle.js"
-import { lastMoment } from "../../moment.js"
+import { lastMoment, State } from "../../lifecycle.js"
+
 import { once, type Session } from "../database.js"
 import { type ClaimedRun, claimColumns, claimedRun, number } from "../runRow.js"
 import type { Statement } from "../statement.js"
