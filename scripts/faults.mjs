@@ -29,6 +29,7 @@ const expected = [
   ["exit and uncaughtException in a handler", all],
   ["frozen past the lease, taken over, thawed", all],
   ["frozen past the lease, nobody there", all],
+  ["frozen with a release on its way, taken over, thawed", all],
   ["busy loop of 5 s", ["postgres"]],
   ["busy loop of 5 s", ["sqlite", "mysql"], "large"],
   ["heartbeats black-holed, the rest passes", servers],

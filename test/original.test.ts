@@ -172,15 +172,7 @@ onEveryDatabase("the original's scenarios", (it) => {
       yield* world.migrate
       const jobsd = yield* world.client()
       const id = yield* jobsd.createRun(job, undefined)
-      // an instance that claimed the run and was never heard of again
-      const ghost = "0192f0c1-7a3e-7cc0-8a64-3f6d8a3d5b10"
-      yield* world.unsafe(
-        `INSERT INTO @_instances (id, host, pid, state, jobs, schedules, queues, lease_until, started_at, seen_at, counts)
-         VALUES ('${ghost}', 'gone', 1, 0, '["Orphan"]', '[]', '{}', 1, 1, 1, '{}')`
-      )
-      yield* world.unsafe(
-        `UPDATE @_runs SET state = 1, fence = 1, owner = '${ghost}', claim_token = '${ghost}', claimed_at = 1, deadline_at = 9000000000000`
-      )
+      yield* world.orphan
       const instance = yield* world.start(live, { jobs: [job] })
       const state = yield* reaches(instance, id, "succeeded")
       assert.deepInclude(state, { attempt: 2, crashCount: 1, startedBy: (yield* instance.instance).id })

@@ -158,15 +158,7 @@ onEveryDatabase("telemetry", (it) => {
       yield* world.migrate
       const client = yield* world.client()
       yield* Effect.replicateEffect(client.createRun(Orphan, undefined), 2)
-      // claimed by an instance that was never heard of again
-      const ghost = "0192f0c1-7a3e-7cc0-8a64-3f6d8a3d5b10"
-      yield* world.unsafe(
-        `INSERT INTO @_instances (id, host, pid, state, jobs, schedules, queues, lease_until, started_at, seen_at, counts)
-         VALUES ('${ghost}', 'gone', 1, 0, '["Orphan"]', '[]', '{}', 1, 1, 1, '{}')`
-      )
-      yield* world.unsafe(
-        `UPDATE @_runs SET state = 1, fence = 1, owner = '${ghost}', claim_token = '${ghost}', claimed_at = 1, deadline_at = 9000000000000`
-      )
+      yield* world.orphan
       const before = (yield* Metric.value(JobsdMetrics.rescued)).count
       const jobsd = yield* world.start(
         Orphan.toLayer(() => Effect.void),

@@ -6,9 +6,9 @@ import { Context, Effect, Layer } from "effect"
 import { clientLayer } from "../support/client.js"
 import { onEveryDatabase, Target } from "../support/databases.js"
 import { eventually } from "../support/world.js"
-import { choicesFor, large, limit, recoveredShare, recovery, report, scaled, secondsWatched } from "./support/campaign.js"
+import { choicesFor, large, limit, report, scaled, secondsWatched } from "./support/campaign.js"
 import { defects, noDefects } from "./support/checker.js"
-import { createMeanwhile, untiring } from "./support/load.js"
+import { untiring, watchedLoad } from "./support/load.js"
 import { startProxy } from "./support/proxy.js"
 import { Act } from "./support/work.js"
 import { allEnded, makeAuditedWorld } from "./support/world.js"
@@ -44,25 +44,7 @@ onEveryDatabase("a server", (it, database) => {
         const sql = yield* SqlClient.SqlClient
         const killer = Context.get(yield* Layer.build(clientLayer(url, 1)), SqlClient.SqlClient)
         const world = yield* makeAuditedWorld
-        const jobsd = yield* world.client()
-        yield* Effect.replicateEffect(world.worker(), 2, { concurrency: 2 })
-        // more than the workers can do until it is over, so that what is done in a second is what they can do
-        const surplus = yield* Effect.orDie(
-          jobsd.createRuns(
-            Act,
-            Array.from({ length: scaled(800, 8000) }, () => ({ do: "succeed", millis: 100 }) as const),
-            untiring
-          )
-        )
-        const load = yield* createMeanwhile(jobsd, () => ({ do: "succeed", millis: 100 }))
-        // they have warmed up
-        const first = scaled(50, 500)
-        yield* eventually(
-          world.unsafe(`SELECT id FROM @_runs WHERE state = 2 LIMIT ${first}`),
-          (done) => done.length === first,
-          "60 seconds"
-        )
-        yield* Effect.sleep(secondsWatched.before * 1000)
+        const { afterwards, load } = yield* watchedLoad(world, scaled(800, 8000), () => ({ do: "succeed", millis: 100 }))
         let killed = 0
         const from = Date.now()
         // by the clock: a slow machine makes up for what it is behind
@@ -81,33 +63,17 @@ onEveryDatabase("a server", (it, database) => {
           ),
           2
         )
-        const [left] = yield* world.unsafe("SELECT COUNT(*) AS count FROM @_runs WHERE state = 0")
-        // the rest is nobody's measure
-        yield* world.worker({ workers: 50, connections: 10 })
-        yield* allEnded(world, "3 minutes")
-        const accepted = [...surplus, ...load.accepted]
-        const verdict = yield* world.verdict(accepted)
-        const completed = yield* world.unsafe("SELECT finished_at FROM @_runs WHERE state = 2")
-        const speed = recovery(
-          completed.map((row) => Number(row.finished_at)),
-          { from, until }
-        )
-        const isGood =
-          load.defects.length === 0 && isDeepStrictEqual(defects(verdict), noDefects) && (!large || speed.ratio >= recoveredShare)
+        const { check, figure, result } = yield* afterwards({ from, until })
         report({
           row: 19,
           what: "own connections killed at random",
           database,
           count: killed,
-          result: isGood ? "passed" : "failed",
-          figure: `${((killed / (until - from)) * 1000).toFixed(1)} kills/s, ${accepted.length} accepted, ${load.failures.length} typed errors, lost ${verdict.lost.length}, twice ${verdict.twice.length}, defects ${load.defects.length}; ${speed.figure}`
+          result,
+          figure: `${((killed / (until - from)) * 1000).toFixed(1)} kills/s, ${figure}`
         })
         assert.isAtLeast(killed, scaled(10, 400))
-        assert.isAbove(Number(left?.count), 0, "the workers had too little to do to show what they can")
-        assert.deepStrictEqual(load.defects, [])
-        assert.isFalse(world.workers.some((worker) => worker.hasExited()))
-        assert.deepStrictEqual(defects(verdict), noDefects)
-        if (large) assert.isAtLeast(speed.ratio, recoveredShare)
+        check()
       }),
     limit(60, 300)
   )

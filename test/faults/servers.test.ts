@@ -6,11 +6,10 @@ import { assert, describe, layer } from "@effect/vitest"
 import { Context, Effect, Layer } from "effect"
 import { clientLayer } from "../support/client.js"
 import { Target } from "../support/databases.js"
-import { eventually } from "../support/world.js"
-import { choicesFor, large, limit, recoveredShare, recovery, report, scaled, secondsWatched } from "./support/campaign.js"
+import { choicesFor, limit, report, scaled, secondsWatched } from "./support/campaign.js"
 import { defects, noDefects } from "./support/checker.js"
 import { missingOwnServer, type OwnServer, startOwnServer, tell } from "./support/dbServers.js"
-import { createMeanwhile, untiring } from "./support/load.js"
+import { createMeanwhile, untiring, watchedLoad } from "./support/load.js"
 import { Act, Often } from "./support/work.js"
 import { allEnded, makeAuditedWorld } from "./support/world.js"
 
@@ -69,25 +68,10 @@ for (const database of ["postgres", "mysql"] as const) {
             const choose = choicesFor(`crashes of ${database}`)
             const server = yield* Server
             const world = yield* makeAuditedWorld
-            const jobsd = yield* world.client()
-            yield* Effect.replicateEffect(world.worker(), 2, { concurrency: 2 })
-            // more than the workers can do until it is over, so that what is done in a second is what they can do
-            const surplus = yield* Effect.orDie(
-              jobsd.createRuns(
-                Act,
-                Array.from({ length: scaled(800, 18_000) }, () => ({ do: "succeed", millis: 100 }) as const),
-                untiring
-              )
-            )
-            const load = yield* createMeanwhile(jobsd, () => ({ do: "succeed", millis: choose.between(0, 200) }))
-            // they have warmed up
-            const first = scaled(50, 500)
-            yield* eventually(
-              world.unsafe(`SELECT id FROM @_runs WHERE state = 2 LIMIT ${first}`),
-              (done) => done.length === first,
-              "60 seconds"
-            )
-            yield* Effect.sleep(secondsWatched.before * 1000)
+            const { afterwards, load } = yield* watchedLoad(world, scaled(800, 18_000), () => ({
+              do: "succeed",
+              millis: choose.between(0, 200)
+            }))
             const from = Date.now()
             for (let crash = 0; crash < crashes; crash++) {
               yield* Effect.sleep(scaled(1500, 7000))
@@ -98,33 +82,10 @@ for (const database of ["postgres", "mysql"] as const) {
             const until = Date.now()
             yield* Effect.sleep(secondsWatched.after * 1000)
             yield* load.stop
-            const [left] = yield* world.unsafe("SELECT COUNT(*) AS count FROM @_runs WHERE state = 0")
-            // the rest is nobody's measure
-            yield* world.worker({ workers: 50, connections: 10 })
-            yield* allEnded(world, "3 minutes")
-            const accepted = [...surplus, ...load.accepted]
-            const verdict = yield* world.verdict(accepted)
-            const completed = yield* world.unsafe("SELECT finished_at FROM @_runs WHERE state = 2")
-            const speed = recovery(
-              completed.map((row) => Number(row.finished_at)),
-              { from, until }
-            )
-            const isGood =
-              load.defects.length === 0 && isDeepStrictEqual(defects(verdict), noDefects) && (!large || speed.ratio >= recoveredShare)
-            report({
-              row: 20,
-              what: "server killed and restarted",
-              database,
-              count: crashes,
-              result: isGood ? "passed" : "failed",
-              figure: `${accepted.length} accepted, ${load.failures.length} typed errors, lost ${verdict.lost.length}, twice ${verdict.twice.length}, defects ${load.defects.length}; ${speed.figure}`
-            })
-            assert.isAbove(Number(left?.count), 0, "the workers had too little to do to show what they can")
-            assert.deepStrictEqual(load.defects, [])
+            const { check, figure, result } = yield* afterwards({ from, until })
+            report({ row: 20, what: "server killed and restarted", database, count: crashes, result, figure })
             assert.isAbove(load.failures.length, 0)
-            assert.isFalse(world.workers.some((worker) => worker.hasExited()))
-            assert.deepStrictEqual(defects(verdict), noDefects)
-            if (large) assert.isAtLeast(speed.ratio, recoveredShare)
+            check()
           }),
         limit(60, 600)
       )

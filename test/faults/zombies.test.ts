@@ -86,6 +86,70 @@ onEveryDatabase("a frozen process", (it, database) => {
   )
 
   it.scoped(
+    "whose release of what it had claimed ahead comes too late gives nothing back",
+    () =>
+      Effect.gen(function* () {
+        const world = yield* makeAuditedWorld
+        const jobsd = yield* world.client()
+        const workers = 4
+        const quick = 10
+        // Each quick run is settled by itself; what is settled after them is the release. MySQL locks its rows before it writes them,
+        // and is stopped before that: locked rows cannot be taken over.
+        const zombie = yield* world.worker({
+          workers,
+          faults: [
+            {
+              at: database === "mysql" ? "settle lock" : "settle",
+              when: "before",
+              nth: database === "mysql" ? 1 : quick + 1,
+              act: { do: "delay", millis: 3000 }
+            }
+          ]
+        })
+        for (let i = 0; i < quick; i++) {
+          const id = yield* Effect.orDie(jobsd.createRun(Act, { do: "succeed" }))
+          yield* eventually(world.rows("runs", `WHERE id = '${id}'`), ([row]) => Number(row?.state) === 2)
+        }
+        // so quick that more is claimed than there are workers; but these do not end
+        const endless = Array.from({ length: workers }, () => ({ do: "never end" }) as const)
+        const behind = Array.from({ length: 3 }, () => ({ do: "succeed" }) as const)
+        const ids = yield* Effect.orDie(jobsd.createRuns(Act, [...endless, ...behind], { retriesOnCrash: Number.POSITIVE_INFINITY }))
+        const ahead = ids.slice(workers)
+        const rowsAhead = world.rows<{ readonly state: number }>("runs", `WHERE id IN (${ahead.map((id) => `'${id}'`).join(", ")})`)
+        const areHeld = (rows: ReadonlyArray<{ readonly state: number }>) => rows.every((row) => Number(row.state) === 1)
+        yield* eventually(rowsAhead, areHeld)
+        // what waits for 500 ms is given back, and that takes 3 s to be sent
+        yield* Effect.sleep("1200 millis")
+        zombie.freeze()
+        assert.isTrue(areHeld(yield* rowsAhead))
+        assert.isFalse(ahead.some((id) => zombie.runs("start").includes(id)))
+
+        // suspects are started one at a time: these would hold up the others
+        for (const id of ids.slice(0, workers)) yield* Effect.orDie(jobsd.cancel(id))
+        const others = yield* Effect.replicateEffect(world.worker(), 2, { concurrency: 2 })
+        yield* eventually(startsOf(others), (started) => ahead.every((id) => started.has(id)), "20 seconds")
+        yield* eventually(rowsAhead, (rows) => rows.every((row) => Number(row.state) === 2))
+        zombie.thaw()
+        yield* eventually(
+          Effect.sync(() => zombie.stale()),
+          (stale) => stale === ahead.length
+        )
+        yield* allEnded(world)
+        const verdict = yield* world.verdict(ids)
+        report({
+          row: 11,
+          what: "frozen with a release on its way, taken over, thawed",
+          database,
+          count: 1,
+          result: isDeepStrictEqual(defects(verdict), noDefects) ? "passed" : "failed",
+          figure: `rejected ${zombie.stale()} of ${ahead.length}`
+        })
+        assert.deepStrictEqual(defects(verdict), noDefects)
+      }),
+    limit(40, 60)
+  )
+
+  it.scoped(
     "whose runs nobody took over gives its lease up before it claims again, and each run has one outcome",
     () =>
       Effect.gen(function* () {

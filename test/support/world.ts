@@ -94,6 +94,17 @@ export const makeWorld = Effect.gen(function* () {
       table: "runs" | "attempts" | "instances" | "runs_view" | "instances_view",
       rest = ""
     ) => Effect.orDie(sql.unsafe<A>(`SELECT * FROM ${prefix}_${table} ${rest}`)),
+    /** as if an instance had claimed all runs and was never heard of again */
+    orphan: Effect.gen(function* () {
+      const ghost = "0192f0c1-7a3e-7cc0-8a64-3f6d8a3d5b10"
+      yield* sql.unsafe(
+        `INSERT INTO ${prefix}_instances (id, host, pid, state, jobs, schedules, queues, lease_until, started_at, seen_at, counts)
+         VALUES ('${ghost}', 'gone', 1, 0, '["Orphan"]', '[]', '{}', 1, 1, 1, '{}')`
+      )
+      yield* sql.unsafe(
+        `UPDATE ${prefix}_runs SET state = 1, fence = 1, owner = '${ghost}', claim_token = '${ghost}', claimed_at = 1, deadline_at = 9000000000000`
+      )
+    }).pipe(Effect.orDie),
     /** any statement; `@` stands for the prefix */
     unsafe: (text: string) => Effect.orDie(sql.unsafe<Record<string, unknown>>(text.replaceAll("@", prefix)))
   }

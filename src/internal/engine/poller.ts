@@ -54,8 +54,10 @@ export const make = (options: {
   Effect.map(makeWake, ({ loop, wake }) => {
     const { clock, deadlines, pools, quarantine, runner, settings, store } = options
 
+    /** when there was something the last time */
+    let foundAt = monotonicMillis(clock)
     let claiming: string | null = null
-    const claimed = (...[queue, state, limit]: [string, typeof State.ready | typeof State.suspect, number]) =>
+    const claimFrom = (...[queue, state, limit]: [string, typeof State.ready | typeof State.suspect, number]) =>
       Effect.suspend(() => {
         claiming = uuidv7(Date.now())
         return Effect.ensuring(
@@ -67,13 +69,13 @@ export const make = (options: {
       })
 
     // those behind a late one go with it: claimed again, they come in their order
-    const giveBackLater = (pool: WorkerPool, whatever = false) => {
+    const giveBackLater = (pool: WorkerPool, isSecondTime = false) => {
       if (pool.waiting().length === 0) return
       const from = monotonicMillis(clock)
       deadlines.after(aheadMillis, from, () => {
         const now = monotonicMillis(clock)
         // told late, the whole process stood still, which says nothing about the workers: they get as much time again, once
-        if (now - from > aheadMillis + stallMillis && !whatever) return giveBackLater(pool, true)
+        if (now - from > aheadMillis + stallMillis && !isSecondTime) return giveBackLater(pool, true)
         const oldest = pool.waiting()[0]
         if (oldest === undefined || oldest.at > now - aheadMillis) return
         pool.slower()
@@ -90,7 +92,7 @@ export const make = (options: {
       // a shutdown may have begun since the turn did
       !options.mayClaim()
         ? Effect.succeed({ count: 0, full: false })
-        : Effect.map(claimed(pool.queue, state, asked), ({ full, runs }) => {
+        : Effect.map(claimFrom(pool.queue, state, asked), ({ full, runs }) => {
             const at = monotonicMillis(clock)
             if (runs.length > 0) foundAt = at
             const found = runs.map((run) => ({ run, at }))
@@ -111,7 +113,6 @@ export const make = (options: {
       const isQuiet = monotonicMillis(clock) - foundAt > quietAfter
       return Math.min(settings.pollMillis, isQuiet ? look.quietMillis : look.millis)
     }
-    let foundAt = monotonicMillis(clock)
 
     const patience = makePatience()
     const likelyDue = new Set<string>(pools.map(({ queue }) => queue))

@@ -194,14 +194,10 @@ export const make = (options: {
     const since = monotonicMillis(clock)
     const startedAt = Math.round(run.claimedAt + since - at)
     const job = prepared.get(run.job)
-    const notStarted = (outcome: Outcome) => {
-      settler.offer({ run, outcome, startedAt: null, endedAt: startedAt })
-      pool.ended(null)
+    if (run.cancelRequested || !budgetLeft(run) || job === undefined || running.has(run.id)) {
+      settler.offer({ run, outcome: unstarted(run), startedAt: null, endedAt: startedAt })
+      return pool.ended(null)
     }
-    if (run.cancelRequested) return notStarted({ _tag: "Cancelled" })
-    if (!budgetLeft(run)) return notStarted(exhausted(run))
-    // An earlier attempt that ignores its interruption is still here. Due at once, the run would come back at once.
-    if (job === undefined || running.has(run.id)) return notStarted({ _tag: "Released", delayMillis: stillHereMillis })
     counts.started()
     metrics.wait((run.claimedAt - run.runAt) / 1000, run.job)
 
@@ -257,6 +253,15 @@ export const make = (options: {
 }
 
 const timedOut = (run: ClaimedRun): Outcome => ({ _tag: "TimedOut", error: `It was interrupted after ${run.timeoutMillis} milliseconds` })
+
+/** What becomes of a run that does not start. */
+const unstarted = (run: ClaimedRun): Outcome =>
+  run.cancelRequested
+    ? { _tag: "Cancelled" }
+    : budgetLeft(run)
+      ? // an earlier attempt that ignores its interruption is still here: due at once, the run would come back at once
+        { _tag: "Released", delayMillis: stillHereMillis }
+      : exhausted(run)
 
 const exhausted = (run: ClaimedRun): Outcome => ({
   _tag: "Exhausted",

@@ -67,8 +67,8 @@ export interface Database {
   readonly write: <A>(operation: string, use: Use<A>, patience?: Patience) => Effect.Effect<A, StorageError>
   /** like `write`, all or nothing */
   readonly transact: <A, E>(operation: string, use: Use<A, E>) => Effect.Effect<A, StorageError | Exclude<E, SqlError>>
-  /** statements in somebody's transaction: nothing is repeated, and the transaction ends as its owner says */
-  readonly within: <A>(session: Session, operation: string, use: Use<A>) => Effect.Effect<A, StorageError>
+  /** in somebody's transaction, if there is one: there nothing is repeated, and it ends as its owner says */
+  readonly within: (transaction: Session | null) => Pick<Database, "read" | "write">
   /** the transaction that a fiber with this context has open, if it is one of this database's client */
   readonly transactionOf: (context: Context.Context<never>) => Session | null
   /**
@@ -261,6 +261,11 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
       return Option.isSome(open) && isOurs(open.value[0]) ? sessionOn(open.value[0]) : null
     }
 
+    const joined = (transaction: Session) => {
+      const join: Database["read"] = (operation, use) => Effect.mapError(Effect.uninterruptible(use(transaction)), failed(operation, false))
+      return { read: join, write: join }
+    }
+
     return {
       // found without knowing the driver: PgClient has it
       listen: Predicate.hasProperty(client, "listen") ? (client.listen as NonNullable<Database["listen"]>) : null,
@@ -270,7 +275,7 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
       read,
       write,
       transact,
-      within: (session, operation, use) => Effect.mapError(Effect.uninterruptible(use(session)), failed(operation, false)),
+      within: (transaction) => (transaction === null ? { read, write } : joined(transaction)),
       transactionOf,
       aside: (operation, text) => Effect.mapError(oursAside.run(text), failed(operation, false)),
       failed

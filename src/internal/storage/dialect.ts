@@ -116,7 +116,10 @@ export interface Dialect {
     /** milliseconds as a readable UTC time, for the views */
     readonly readable: (column: string) => string
     readonly createView: string
-    /** statements that take and release the lock of migrations, and may answer that they `got` it, 1 or 0; where `unlock` is null, the end of the transaction releases it */
+    /**
+     * statements that take and release the lock of migrations; the first may answer that it `got` it, 1 or 0. Where `unlock` is null,
+     * the end of the transaction releases it.
+     */
     readonly migrationLock: (tables: Tables) => { readonly lock: string | null; readonly unlock: string | null }
     readonly tableExists: (table: string) => string
   }

@@ -5,7 +5,7 @@ import type { Instance, InstanceCounts, InstanceId } from "../../Instance.js"
 import type { StorageError } from "../../JobsdError.js"
 import type { RunId } from "../../Run.js"
 import { State } from "../lifecycle.js"
-import { brief, type Database, type Patience, type Row, type Session, type Use } from "./database.js"
+import { brief, type Database, type Patience, type Row, type Session } from "./database.js"
 import { number, storedNames, string } from "./runRow.js"
 
 /** How an instance is in the table. */
@@ -99,13 +99,11 @@ export const make = (database: Database, me: Registration, leaseMillis: number):
     DELETE FROM ${instances}
     WHERE state IN (${InstanceState.stopped}, ${InstanceState.dead}) AND seen_at < ${now} - ${dialect.big(":millis")}`)
 
-  const read: InstanceStore["read"] = (within = null) => {
-    const use: Use<ReadonlyArray<Row>> = (session) => session.rows(select, { id })
-    const operation = "read this instance"
-    return Effect.map(within === null ? database.read(operation, use) : database.within(within, operation, use), (rows) =>
-      rows[0] === undefined ? null : instance(rows[0])
+  const read = (via: Pick<Database, "read">, patience?: Patience) =>
+    Effect.map(
+      via.read("read this instance", (session) => session.rows(select, { id }), patience),
+      (rows) => (rows[0] === undefined ? null : instance(rows[0]))
     )
-  }
 
   return {
     register: (counts, patience) =>
@@ -128,7 +126,7 @@ export const make = (database: Database, me: Registration, leaseMillis: number):
               .pipe(Effect.catchAll((error) => (dialect.failure(error) === "unique" ? Effect.succeed(1) : Effect.fail(error)))),
           patience
         ),
-        Effect.map(read(), (found) => found!)
+        Effect.map(read(database, patience), (found) => found!)
       ),
     heartbeat: (counts) =>
       database.write(
@@ -152,7 +150,7 @@ export const make = (database: Database, me: Registration, leaseMillis: number):
       Effect.asVoid(
         database.write("sign off this instance", (session) => session.affected(markStopped, { id, counts: JSON.stringify(counts) }))
       ),
-    read,
+    read: (within = null) => read(database.within(within)),
     forget: database.write("forget ended instances", (session) => session.affected(deleteEnded, { millis: instancesKeptMillis }))
   }
 }

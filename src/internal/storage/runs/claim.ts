@@ -2,7 +2,6 @@
 import * as Effect from "effect/Effect"
 import type { StorageError } from "../../../JobsdError.js"
 import { lastMoment, State } from "../../lifecycle.js"
-
 import { once, type Session } from "../database.js"
 import { type ClaimedRun, claimColumns, claimedRun, number } from "../runRow.js"
 import type { Statement } from "../statement.js"

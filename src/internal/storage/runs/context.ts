@@ -1,5 +1,6 @@
 /** What the statements about runs share: the columns that travel as JSON, and whose statements they are. */
 import type { InstanceId } from "../../../Instance.js"
+import { State } from "../../lifecycle.js"
 import type { Database, Values } from "../database.js"
 import type { ColumnType } from "../dialect.js"
 
@@ -41,6 +42,15 @@ export const valuesOf = (prefix: string, names: ReadonlyArray<string>): Values =
 /** A count or a fence and one more. A row written by hand may stand at the end of its type, where one more fails the whole statement. */
 export const counted = (column: string): string => `CASE WHEN ${column} < 2147483647 THEN ${column} + 1 ELSE ${column} END`
 export const risen = (fence: string): string => `CASE WHEN ${fence} < ${Number.MAX_SAFE_INTEGER} THEN ${fence} + 1 ELSE 1 END`
+
+/** What a run becomes that nobody works on any more: cancelled, if that was asked for, or ready, or a suspect. `r`: what stands before a column. */
+export const putBack = (now: string, r: string, isSuspect: string) => ({
+  state: `CASE WHEN ${r}cancel_at IS NOT NULL THEN ${State.cancelled} WHEN ${isSuspect} THEN ${State.suspect} ELSE ${State.ready} END`,
+  finished_at: `CASE WHEN ${r}cancel_at IS NULL THEN NULL ELSE ${now} END`,
+  unique_key: `CASE WHEN ${r}cancel_at IS NULL THEN ${r}unique_key ELSE NULL END`,
+  owner: "NULL",
+  deadline_at: "NULL"
+})
 
 /** What an instance knows, as a condition with its parameters. */
 export const knownCondition = (known: Known): { readonly sql: string; readonly values: Values } => {

@@ -259,7 +259,8 @@ export const make = ({ database }: Asker): Create => {
       ),
     insertWithin: (session, all) =>
       database
-        .within(session, "create a run", (session) => Effect.forEach(chunks([...all].sort(byKey)), (chunk) => insertRows(session, chunk)))
+        .within(session)
+        .write("create a run", (session) => Effect.forEach(chunks([...all].sort(byKey)), (chunk) => insertRows(session, chunk)))
         .pipe(
           Effect.mapError((error): StorageError | RetryTransaction =>
             error.reason === "contention" ? new RetryTransaction({ operation: error.operation, cause: error.cause }) : error

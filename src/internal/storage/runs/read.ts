@@ -4,7 +4,7 @@ import * as Option from "effect/Option"
 import type { StorageError } from "../../../JobsdError.js"
 import type { RunId, RunState } from "../../../Run.js"
 import { State } from "../../lifecycle.js"
-import type { Session, Use } from "../database.js"
+import type { Session } from "../database.js"
 import { number, runState, stateColumns } from "../runRow.js"
 import type { Statement } from "../statement.js"
 import type { Asker } from "./context.js"
@@ -51,24 +51,23 @@ export const make = ({ database }: Asker): Read => {
     SET cancel_at = COALESCE(cancel_at, ${now})
     WHERE id = :id AND state = ${State.running}`)
 
-  const read = <A>(operation: string, within: Session | null, use: Use<A>) =>
-    within === null ? database.read(operation, use) : database.within(within, operation, use)
   const changed =
     (operation: string, change: Statement) =>
-    (id: RunId, within: Session | null = null) => {
-      const use: Use<number> = (session) => session.affected(change, { id })
-      return Effect.map(within === null ? database.write(operation, use) : database.within(within, operation, use), (rows) => rows > 0)
-    }
+    (id: RunId, within: Session | null = null) =>
+      Effect.map(
+        database.within(within).write(operation, (session) => session.affected(change, { id })),
+        (rows) => rows > 0
+      )
 
   return {
     now: (within = null) =>
       Effect.map(
-        read("ask for the time", within, (session) => session.rows(selectNow, {})),
+        database.within(within).read("ask for the time", (session) => session.rows(selectNow, {})),
         (rows) => number(rows[0]!.now)
       ),
     latestOfChain: (id, within = null) =>
       Effect.map(
-        read("read a run", within, (session) => session.rows(selectLatest, { id })),
+        database.within(within).read("read a run", (session) => session.rows(selectLatest, { id })),
         (rows) => Option.map(Option.fromNullable(rows[0]), runState)
       ),
     cancelWaiting: changed("cancel a run", cancelIfWaiting),

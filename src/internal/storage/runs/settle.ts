@@ -7,7 +7,8 @@ import { type Settlement, State } from "../../lifecycle.js"
 import { brief, type Row, type Session } from "../database.js"
 import type { ColumnType } from "../dialect.js"
 import { attemptOf, type ClaimedRun, number, string } from "../runRow.js"
-import { type Asker, attemptColumns, counted, json, orAbsent, risen } from "./context.js"
+import { assignments } from "../statement.js"
+import { type Asker, attemptColumns, counted, json, orAbsent, putBack, risen } from "./context.js"
 
 /** A settled attempt: whose it is, what to write, and the id of what follows. */
 export interface Settled {
@@ -287,10 +288,7 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
 
   const releaseIfUnknown = statement(`
     UPDATE ${runs}
-    SET state = CASE WHEN cancel_at IS NOT NULL THEN ${State.cancelled} WHEN crashes > 0 THEN ${State.suspect} ELSE ${State.ready} END,
-      finished_at = CASE WHEN cancel_at IS NULL THEN NULL ELSE ${now} END,
-      unique_key = CASE WHEN cancel_at IS NULL THEN unique_key ELSE NULL END,
-      fence = ${risen("fence")}, owner = NULL, deadline_at = NULL
+    SET ${assignments({ ...putBack(now, "", "crashes > 0"), fence: risen("fence") })}
     WHERE id = :id AND fence = :fence AND owner = :me AND state = ${State.running}`)
 
   return {

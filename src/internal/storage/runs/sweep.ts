@@ -5,7 +5,7 @@ import { State } from "../../lifecycle.js"
 import type { ColumnType } from "../dialect.js"
 import { attemptOf, number, numberOrNull, string, stringOrNull } from "../runRow.js"
 import type { Statement } from "../statement.js"
-import { type Asker, attemptColumns, counted, json, orAbsent, risen } from "./context.js"
+import { type Asker, attemptColumns, counted, json, orAbsent, putBack, risen } from "./context.js"
 
 export interface Sweep {
   /**
@@ -51,30 +51,26 @@ export const make = ({ database }: Asker): Sweep => {
   const lockOverdue = lockTroubled(overdue)
 
   const takenBackColumns = { run_id: "id", fence: "big", claimed_at: "big", owner: "id" } satisfies { [column: string]: ColumnType }
-  const putBack = (counter: "crashes" | "timeouts", suspect: string) =>
+  const takeBack = (counter: "crashes" | "timeouts", isSuspect: string) =>
     statement(
       dialect.updateFrom({
         table: runs,
         rows: dialect.rows(":rows", takenBackColumns),
         set: {
-          state: `CASE WHEN r.cancel_at IS NOT NULL THEN ${State.cancelled} WHEN ${suspect} THEN ${State.suspect} ELSE ${State.ready} END`,
-          finished_at: `CASE WHEN r.cancel_at IS NULL THEN NULL ELSE ${now} END`,
-          unique_key: "CASE WHEN r.cancel_at IS NULL THEN r.unique_key ELSE NULL END",
+          ...putBack(now, "r.", isSuspect),
           first_due_at: "COALESCE(r.first_due_at, r.run_at)",
           run_at: now,
           fence: risen("r.fence"),
           [counter]: counted(`r.${counter}`),
           started_at: "d.claimed_at",
-          started_by: "d.owner",
-          owner: "NULL",
-          deadline_at: "NULL"
+          started_by: "d.owner"
         },
         on: "r.id = d.run_id",
         where: `r.fence = d.fence AND r.state = ${State.running}`
       })
     )
-  const putBackCrashed = putBack("crashes", "1 = 1")
-  const putBackOverdue = putBack("timeouts", "r.crashes > 0")
+  const putBackCrashed = takeBack("crashes", "1 = 1")
+  const putBackOverdue = takeBack("timeouts", "r.crashes > 0")
 
   const sweepAttemptColumns = { ...attemptColumns, instance: "id" } satisfies { [column: string]: ColumnType }
   const insertSweptAttempts = statement(`
