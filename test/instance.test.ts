@@ -4,7 +4,7 @@ import { assert } from "@effect/vitest"
 import { Effect, Layer, Schedule, Schema } from "effect"
 import { Job, JobSchedule } from "jobsd"
 import { onEveryDatabase } from "./support/databases.js"
-import { counted, eventually, makeWorld, reaches } from "./support/world.js"
+import { counted, eventually, hasStarted, makeWorld, reaches } from "./support/world.js"
 
 onEveryDatabase("an instance", (it) => {
   it.scoped("is registered at its start, and signs off at its end", () =>
@@ -90,7 +90,7 @@ onEveryDatabase("an instance", (it) => {
       const jobsd = yield* world.start(live, { jobs: [Long], leaseDuration: "3 seconds" })
       const before = (yield* jobsd.instance).id
       const id = yield* jobsd.createRun(Long, undefined)
-      yield* reaches(jobsd, id, "running")
+      yield* hasStarted(jobsd)
       yield* world.unsafe("UPDATE @_instances SET state = 3")
       const state = yield* reaches(jobsd, id, "succeeded")
       const after = (yield* jobsd.instance).id

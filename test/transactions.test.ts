@@ -5,7 +5,7 @@ import { Deferred, Effect, Fiber, Layer, Option } from "effect"
 import { Job, Jobsd } from "jobsd"
 import { clientLayer } from "./support/client.js"
 import { onEveryDatabase, Target } from "./support/databases.js"
-import { counted, eventually, makeWorld, reaches } from "./support/world.js"
+import { counted, eventually, hasStarted, makeWorld, reaches } from "./support/world.js"
 
 const Mail = Job.make("Mail")
 
@@ -202,7 +202,7 @@ onEveryDatabase("createRun in the caller's transaction", (it, database) => {
       )
       const waiting = yield* jobsd.createRun(job, undefined, { delay: "1 hour" })
       const running = yield* jobsd.createRun(Long, undefined)
-      yield* reaches(jobsd, running, "running")
+      yield* hasStarted(jobsd)
       const both = Effect.gen(function* () {
         const results = [yield* jobsd.cancel(waiting), yield* jobsd.cancel(running)]
         const { status } = yield* jobsd.getRunState(waiting)

@@ -3,7 +3,7 @@ import { assert } from "@effect/vitest"
 import { Deferred, Effect, Layer, Schema } from "effect"
 import { Job, JobSchedule } from "jobsd"
 import { onEveryDatabase } from "../support/databases.js"
-import { counted, eventually, makeWorld, reaches } from "../support/world.js"
+import { counted, eventually, hasStarted, makeWorld, reaches } from "../support/world.js"
 
 onEveryDatabase("an outcome that the database refuses", (it, database) => {
   /** refuses rows that say this of themselves */
@@ -104,7 +104,7 @@ onEveryDatabase("a run that comes back to an instance that still works on it", (
         fence: Number(row?.fence),
         runAt: Number(row?.run_at)
       }))
-      yield* eventually(row, ({ state }) => state === 1)
+      yield* hasStarted(jobsd)
       // as a sweep puts back what has run over its time
       yield* world.unsafe(`UPDATE @_runs SET state = 0, owner = NULL, deadline_at = NULL, fence = fence + 1 WHERE id = '${id}'`)
       const put = yield* row
