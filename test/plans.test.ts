@@ -62,6 +62,18 @@ const faultsOf = ({ looks, readings, sorts }: Plan, runs: string, may: May, sort
   return readings.length === 0 ? ["does not say how the table is read"] : faults
 }
 
+/** What a claim has chosen, found again to be marked. */
+const found = (asked: number): May => ({ id: [asked, "id"], place: [asked, "ctid"] })
+
+/** An attempt that has ended, as the settler hands it over. */
+const settledAt =
+  (startedAt: number) =>
+  (run: ClaimedRun, outcome: Outcome): runStore.Settled => {
+    const settlement = settle(run, outcome, { retryDelayMillis: minute, nextRunAt: startedAt + day })
+    return { run, settlement, startedAt, successorId: settlement.successor === null ? null : (anId() as RunId) }
+  }
+const plainSuccess: Outcome = { _tag: "Succeeded", result: null, late: false }
+
 /** Tables with much in them, and the means to look at what is asked of them. */
 const makeTables = (name: DatabaseName, rows: "few" | "many") =>
   Effect.gen(function* () {
@@ -184,7 +196,7 @@ const usesItsIndexes = (name: DatabaseName, statistics: boolean, test: TestConte
     )
 
     /** by operation and statement, of which the first is enough */
-    const found = new Map<string, string>()
+    const faulty = new Map<string, string>()
     let checked = 0
     const check = <A, E, R>(operation: string, may: May, effect: Effect.Effect<A, E, R>, sorted = 0) =>
       Effect.gen(function* () {
@@ -193,9 +205,9 @@ const usesItsIndexes = (name: DatabaseName, statistics: boolean, test: TestConte
         checked += plans.length
         for (const plan of plans) {
           const faults = faultsOf(plan, runs, may, sorted)
-          const known = found.get(operation + plan.text)
+          const known = faulty.get(operation + plan.text)
           if (faults.length > 0 && known === undefined) {
-            found.set(
+            faulty.set(
               operation + plan.text,
               `${operation}: ${faults.join("; ")}\n${plan.text.slice(0, 1000)}\n${plan.told.slice(0, 10_000)}`
             )
@@ -258,7 +270,7 @@ const usesItsIndexes = (name: DatabaseName, statistics: boolean, test: TestConte
           Effect.gen(function* () {
             mine += asked
             const index = name !== "mysql" && state === State.suspect ? "suspect" : "claim"
-            const may: May = { ...mayHold(mine), [index]: [asked, "queue", "priority", "run_at"], id: [asked, "id"] }
+            const may: May = { ...mayHold(mine), [index]: [asked, "queue", "priority", "run_at"], ...found(asked) }
             const claimed = yield* check("claim", may, me.runs.claim(queue, state, Math.max(asked, 32), anId()))
             assert.lengthOf(claimed.runs, asked)
             return claimed.runs
@@ -271,10 +283,7 @@ const usesItsIndexes = (name: DatabaseName, statistics: boolean, test: TestConte
         const owned = yield* check("heartbeat", mayHold(mine), me.instances.heartbeat(counts))
         assert.lengthOf(owned!, mine)
 
-        const settled = (run: ClaimedRun, outcome: Outcome): runStore.Settled => {
-          const settlement = settle(run, outcome, { retryDelayMillis: minute, nextRunAt: now + day })
-          return { run, settlement, startedAt: now, successorId: settlement.successor === null ? null : (anId() as RunId) }
-        }
+        const settled = settledAt(now)
         // again: as after an answer that was lost
         const settleTwice = (operation: string, group: ReadonlyArray<runStore.Settled>) =>
           Effect.gen(function* () {
@@ -285,7 +294,7 @@ const usesItsIndexes = (name: DatabaseName, statistics: boolean, test: TestConte
             }
           })
         const isPlain = ({ schedule }: ClaimedRun) => schedule === null
-        const plain = first.filter(isPlain).map((run) => settled(run, { _tag: "Succeeded", result: null, late: false }))
+        const plain = first.filter(isPlain).map((run) => settled(run, plainSuccess))
         assert.isAbove(plain.length, 50)
         yield* settleTwice("settle successes", plain)
         const outcomes: ReadonlyArray<Outcome> = [
@@ -363,7 +372,7 @@ const usesItsIndexes = (name: DatabaseName, statistics: boolean, test: TestConte
     assert.strictEqual(yield* check("unpark", mayUnpark, rememberer.runs.unpark), 1_000)
 
     assert.isAbove(checked, 50)
-    assert.strictEqual([...found.values()].join("\n\n"), "")
+    assert.strictEqual([...faulty.values()].join("\n\n"), "")
   })
 
 onEveryDatabase("a statement at size", (it, name) => {
@@ -373,6 +382,25 @@ onEveryDatabase("a statement at size", (it, name) => {
   it.scoped("reads by its index what it is asked for", (test) => usesItsIndexes(name, true, test), patient)
 
   it.scoped("does so without statistics", (test) => usesItsIndexes(name, false, test), patient)
+
+  // where a planner is tempted to read all of it
+  it.scoped(
+    "does so in a table of some thousand rows, without statistics",
+    (test) =>
+      Effect.gen(function* () {
+        yield* mustTell(name, test)
+        const { fill, me, now, on, plansOf, runs } = yield* makeTables(name, "few")
+        if (name === "postgres") yield* on(`ALTER TABLE ${runs} SET (autovacuum_enabled = off)`)
+        yield* fill(640, {})
+        const claimed = yield* me.runs.claim("default", State.ready, 512, anId())
+        const outcomes = claimed.runs.map((run) => settledAt(now)(run, plainSuccess))
+        const [recorded, plans] = yield* plansOf(me.runs.settleOurs(outcomes))
+        assert.strictEqual(recorded.size, 512)
+        const faults = plans.flatMap((plan) => faultsOf(plan, runs, { id: [512, "id"] }, 0))
+        assert.deepStrictEqual(faults, [])
+      }),
+    patient
+  )
 
   it.scoped(
     "is noticed when it does not",

@@ -82,7 +82,7 @@ const settle = /errors = d\.errors/
 const settleLock = /^SELECT r\.id, r\.fence FROM .* = 1 FOR UPDATE/
 const success = /^UPDATE(?!.* = d\.errors).* (r\.)?success_count = /
 const settled = /^SELECT r\.id, r\.fence FROM .* r\.state <> 1/
-const claim = /^(UPDATE|WITH due).* owner = :me, claim_token = :token/
+const claim = /^UPDATE.* owner = :me, claim_token = :token/
 const claimAnswer = /^SELECT .* WHERE owner = :me AND claim_token = :token/
 const holders = /\) by_unique_key$/
 const unknown = /\) head WHERE/
@@ -112,13 +112,13 @@ const mutations: ReadonlyArray<Mutation> = [
     "1 = 0 THEN 4",
     "a run to be cancelled is not tried again"
   ),
+  drop("success: fence", success, /r\.fence = (CAST\(:fence AS SIGNED\)|:fence\S*) AND /, "a stale holder of the same token succeeds"),
   drop(
-    "success: fence",
+    "success: token",
     success,
-    /r\.fence = \S*:fence.*? AND (?=r\.claim_token)|r\.fence = CAST\(:fence AS SIGNED\) AND /,
-    "a stale holder of the same token succeeds"
+    /(FIND_IN_SET|instr)\([^)]*\) > 0 AND |r\.claim_token = ANY\(.*?\[\]\) AND /,
+    "a stale holder of the same fence succeeds"
   ),
-  drop("success: token", success, /r\.claim_token = \S+ AND /, "a stale holder of the same fence succeeds"),
   drop("success: running", success, running, "a success comes after a cancellation"),
   drop("look for settled: token", settled, /r\.claim_token = d\.token AND /, "what another claim has settled"),
   swap(

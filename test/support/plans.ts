@@ -9,7 +9,7 @@ import { Effect } from "effect"
 /** One place of a plan where a table is read. */
 export interface Reading {
   readonly table: string
-  /** the name of an index without its table's, "id" for the primary key; null: the table is read from end to end */
+  /** the name of an index without its table's, "id" for the primary key, "place" for rows whose place is known; null: the table is read from end to end */
   readonly index: string | null
   /** the columns that say where in the index to look; none: the index is read from end to end */
   readonly by: ReadonlyArray<string>
@@ -96,6 +96,7 @@ const postgres: Explain = ({ ask, parameters, tables, text, undone }) =>
         const rows = count(heap !== undefined && isWhole ? heap : node)
         return [{ table, index: nameOf(table, index), by: columnsOf(node["Index Cond"]), rows }]
       }
+      if (node["Node Type"] === "Tid Scan") return [{ table, index: "place", by: columnsOf(node["TID Cond"]), rows: count(node) }]
       return /Scan$/.test(node["Node Type"]) && node["Node Type"] !== "Bitmap Heap Scan"
         ? [{ table, index: null, by: [], rows: count(node) }]
         : []

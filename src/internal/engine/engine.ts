@@ -32,6 +32,7 @@ import * as makeQuarantine from "./quarantine.js"
 import * as makeRunner from "./runner.js"
 import { make as makeSettler } from "./settler.js"
 import { housekeeping, sweep } from "./sweeper.js"
+import { aBreath } from "./wake.js"
 import * as makeWorkerPool from "./workerPool.js"
 
 export interface Engine {
@@ -103,6 +104,9 @@ const startSession = (
     const wake = () => poller?.wake()
     let pools: ReadonlyArray<makeWorkerPool.WorkerPool> = []
 
+    const { answersAtOnce } = database.dialect
+    // whoever waits for an answer lets others have their turn anyway
+    const breathe = answersAtOnce ? aBreath : Effect.void
     const deadlines = yield* makeDeadlines.make
     const settler = yield* makeSettler({
       store,
@@ -112,7 +116,8 @@ const startSession = (
       counts,
       settled: wake,
       // others may start now what we gave back
-      released: (queue) => announcer.announce([{ queue }])
+      released: (queue) => announcer.announce([{ queue }]),
+      breathe
     })
     const runner = makeRunner.make({
       instanceId: id,
@@ -125,7 +130,6 @@ const startSession = (
       clock,
       warn: (message, run) => runFork(Effect.annotateLogs(Effect.logWarning(message), { job: run.job, runId: run.id }))
     })
-    const { answersAtOnce } = database.dialect
     pools = [...settings.queues].map(([queue, workers]) =>
       makeWorkerPool.make({ queue, workers, answersAtOnce, start: runner.start, roomAgain: wake })
     )
@@ -151,7 +155,8 @@ const startSession = (
       clock,
       look: hints.look,
       mayClaim: () => !draining && heartbeat.trusted(),
-      unsettled: settler.unsettled
+      unsettled: settler.unsettled,
+      breathe
     })
 
     const heard = ({ queue }: Hint) => (queue === null ? wake() : poller?.due(queue))

@@ -13,7 +13,7 @@ import { uuidv7 } from "../uuid.js"
 import { type Deadlines, monotonicMillis } from "./deadlines.js"
 import type { Quarantine } from "./quarantine.js"
 import type { Runner } from "./runner.js"
-import { breathe, makePatience, make as makeWake } from "./wake.js"
+import { makePatience, make as makeWake } from "./wake.js"
 import type { WorkerPool } from "./workerPool.js"
 
 export interface Poller {
@@ -50,6 +50,7 @@ export const make = (options: {
   /** whether this instance may claim: its lease is fresh, and it is not shutting down */
   readonly mayClaim: () => boolean
   readonly unsettled: () => number
+  readonly breathe: Effect.Effect<void>
 }): Effect.Effect<Poller> =>
   Effect.map(makeWake, ({ loop, wake }) => {
     const { clock, deadlines, pools, quarantine, runner, settings, store } = options
@@ -100,7 +101,7 @@ export const make = (options: {
               runner.giveBack(found)
             } else {
               if (state === State.suspect) for (const { id } of runs) quarantine.enter(id)
-              pool.submit(found)
+              pool.submit(found, full)
               giveBackLater(pool)
             }
             return { count: runs.length, full }
@@ -161,7 +162,7 @@ export const make = (options: {
       const pause = isTimeToLook || pools.some((pool) => hasRoom(pool) && !likelyDue.has(pool.queue)) ? yield* look : idleMillis()
       patience.reset()
       for (const pool of pools) pool.tellBusy()
-      yield* breathe
+      yield* options.breathe
       return pools.some(isLikelyDue) ? 0 : pause
     }).pipe(
       Effect.sandbox,

@@ -8,6 +8,7 @@ import * as FiberId from "effect/FiberId"
 import * as FiberRef from "effect/FiberRef"
 import * as FiberRefs from "effect/FiberRefs"
 import * as Runtime from "effect/Runtime"
+import type * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import * as Tracer from "effect/Tracer"
 import type { InstanceId } from "../../Instance.js"
@@ -70,9 +71,12 @@ interface Prepared {
   readonly attempt: Attempt
   readonly annotations: ReturnType<typeof annotating>
   readonly spans: ReturnType<typeof processing> | null
-  /** without the context, which is every attempt's own: a fork looks through all there are */
+  /** those that a fork does not set anyway: it looks through all there are */
   readonly fiberRefs: FiberRefs.FiberRefs
+  readonly scheduler: Scheduler.Scheduler
 }
+
+const setByFork: ReadonlyArray<FiberRef.FiberRef<any>> = [FiberRef.currentContext, FiberRef.currentScheduler, FiberRef.currentRuntimeFlags]
 
 const succeeded: Outcome = { _tag: "Succeeded", result: null, late: false }
 
@@ -102,7 +106,8 @@ export const make = (options: {
       attempt: compile(handled, settings.payloadLimit),
       annotations: annotating(name, handled.runtime),
       spans: handled.tracer === null ? null : processing(name, handled.runtime, handled.tracer),
-      fiberRefs: FiberRefs.delete(handled.runtime.fiberRefs, FiberRef.currentContext)
+      fiberRefs: setByFork.reduce((refs, ref) => FiberRefs.delete(refs, ref), handled.runtime.fiberRefs),
+      scheduler: FiberRefs.getOrDefault(handled.runtime.fiberRefs, FiberRef.currentScheduler)
     })
   }
 
@@ -214,7 +219,10 @@ export const make = (options: {
       fiberRefs: job.fiberRefs,
       runtimeFlags: handled.runtime.runtimeFlags
     })
-    attempt.fiber = Runtime.runFork(runtime, job.attempt(run.payload, runInfo(run, startedAt)), { updateRefs: job.annotations(run) })
+    attempt.fiber = Runtime.runFork(runtime, job.attempt(run.payload, runInfo(run, startedAt)), {
+      scheduler: job.scheduler,
+      updateRefs: job.annotations(run)
+    })
     // a handler can ask for its own end before there is a fiber to interrupt
     if (attempt.reason !== null) interrupt(attempt, attempt.reason)
     attempt.fiber.addObserver((exit) => {

@@ -25,7 +25,7 @@ import type { Recorded, RunStore, Settled as StoredSettled } from "../storage/ru
 import { metrics } from "../telemetry.js"
 import { uuidv7 } from "../uuid.js"
 import type { Counts } from "./counts.js"
-import { breathe, makePatience, make as makeWake } from "./wake.js"
+import { makePatience, make as makeWake } from "./wake.js"
 
 /** How an attempt ended, and what the table does not know of it. */
 export interface Ended {
@@ -67,6 +67,7 @@ export const make = (options: {
   readonly settled: () => void
   /** called for a queue when runs of it were given back */
   readonly released: (queue: string) => void
+  readonly breathe: Effect.Effect<void>
 }): Effect.Effect<Settler> =>
   Effect.gen(function* () {
     const { counts, policies, schedules, settings, store } = options
@@ -202,7 +203,7 @@ export const make = (options: {
         acknowledge()
         patience.reset()
         options.settled()
-        yield* breathe
+        yield* options.breathe
       }
       return 60_000
     }).pipe(

@@ -57,7 +57,7 @@ export const make: Effect.Effect<Wake> = Effect.map(Effect.clock, (clock) => {
  * Lets timers, sockets and signals have their turn. A synchronous driver never does: two of our loops that keep each other busy held
  * up everything else in the process for as long as there was work.
  */
-export const breathe: Effect.Effect<void> = Effect.async((resume) => {
+export const aBreath: Effect.Effect<void> = Effect.async((resume) => {
   setImmediate(() => resume(Effect.void))
 })
 

@@ -20,8 +20,8 @@ export interface WorkerPool {
   readonly tellBusy: () => void
   /** how many runs are worth claiming now; 0: not worth a round trip */
   readonly room: () => number
-  /** starts runs on free workers, in order; those that find none wait for one */
-  readonly submit: (claimed: ReadonlyArray<Claimed>) => void
+  /** starts runs on free workers, in order; those that find none wait for one. `more`: there may be more where they come from */
+  readonly submit: (claimed: ReadonlyArray<Claimed>, more: boolean) => void
   /** a worker's run has ended, after so many milliseconds, or has not even started */
   readonly ended: (tookMillis: number | null) => void
   /** those that wait for a worker */
@@ -35,7 +35,7 @@ export interface WorkerPool {
 /** Claimed ahead is only what the workers will start within so many milliseconds, judged by how long recent runs took. */
 const horizonMillis = 50
 /** The most runs claimed ahead, and the most bytes of their payloads. Where claims stop the whole process, each should be short. */
-const aheadLimit = 500
+const aheadLimit = 1000
 const aheadLimitAtOnce = 250
 const aheadBytes = 16 * 1024 * 1024
 /** Handlers that never wait follow one another without a pause, and hold up the rest of the process, for no longer than this. */
@@ -76,9 +76,13 @@ export const make = (options: {
     if (pumping) return
     pumping = true
     const pausedAt = performance.now() + burstMillis
+    const isTold = options.answersAtOnce || pool.room() > 0
     while (busy < workers && next < waiting.length) {
-      if (performance.now() > pausedAt) {
+      const isTimeToAsk = !isTold && pool.room() > 0
+      if (isTimeToAsk || performance.now() > pausedAt) {
         setImmediate(goOn)
+        // the next claim is on its way while these run
+        if (isTimeToAsk) roomAgain()
         return
       }
       if (between > 0) between--
@@ -120,11 +124,15 @@ export const make = (options: {
       // a claim costs a round trip however small it is: let half of what is claimed ahead be used up first
       return room >= Math.max(1, target / 2) ? room : 0
     },
-    submit: (claimed) => {
+    submit: (claimed, more) => {
       for (const { run } of claimed) averageBytes += (run.payload.length - averageBytes) * 0.1
       waiting = [...waiting.slice(next), ...claimed]
       next = 0
-      pump()
+      // the next claim goes first: the database is at work on it while these run
+      if (more && !options.answersAtOnce && !pumping) {
+        pumping = true
+        setImmediate(goOn)
+      } else pump()
     },
     ended: (tookMillis) => {
       busy--

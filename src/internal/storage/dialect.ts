@@ -56,6 +56,8 @@ export interface Dialect {
   readonly jsonObject: (members: { readonly [name: string]: string }) => string
   /** a column that no partial index is to be chosen for */
   readonly hidden: (column: string) => string
+  /** whether a column is among the ids in a parameter, with commas between them */
+  readonly among: (column: string, parameter: string) => string
   /** the bytes of a text */
   readonly bytes: (text: string) => string
   /** a parameter as a 64-bit integer, where the database would otherwise guess */

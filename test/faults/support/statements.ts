@@ -57,7 +57,7 @@ const signs: ReadonlyArray<readonly [Kind, RegExp]> = [
   ["claim", new RegExp(`UPDATE .*${runs}.* state = 1, fence = `)],
   ["put back", new RegExp(`UPDATE .*${runs} .* = d\\.claimed_at`)],
   ["release", new RegExp(`UPDATE ${runs} .* WHERE id = .* AND fence = .* AND owner = `)],
-  ["settle", new RegExp(`UPDATE .*${runs} .*claim_token = `)],
+  ["settle", new RegExp(`UPDATE .*${runs} .*claim_token( = |, |\\) > 0)`)],
   ["park", new RegExp(`UPDATE .*${runs} .*SET (r\\.)?state = 5\\b`)],
   ["unpark", new RegExp(`UPDATE ${runs} .*WHERE .*state = 5\\b|WHERE state = 5 .*UPDATE ${runs} `)],
   ["chores look", /\) IS NULL .* AS parked/],

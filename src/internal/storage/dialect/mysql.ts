@@ -70,6 +70,7 @@ export const mysql: Dialect = {
   // as text: the driver would parse a JSON column itself, in some versions
   jsonObject: (members) => `CAST(JSON_OBJECT(${jsonMembers(members)}) AS CHAR)`,
   hidden: (column) => column,
+  among: (column, parameter) => `FIND_IN_SET(${column}, ${parameter}) > 0`,
   bytes: (text) => `LENGTH(${text})`,
   big: (parameter) => `CAST(${parameter} AS SIGNED)`,
   limit: (rows) => `LIMIT ${rows}`,

@@ -1,7 +1,7 @@
 import type { SqlError } from "@effect/sql/SqlError"
 import type { ColumnType, Dialect, Failure } from "../dialect.js"
 import { errorCode, errorMessage } from "../driverError.js"
-import { assignments, jsonMembers, objectOf } from "../statement.js"
+import { assignments, jsonMembers } from "../statement.js"
 
 const types: { readonly [T in ColumnType]: string } = {
   id: "uuid",
@@ -43,21 +43,16 @@ export const postgres: Dialect = {
       .join(", ")})`,
   pairs: {
     from: (value) => `unnest(:ids::uuid[], :values::${types[value]}[]) AS d(id, value)`,
-    values: (pairs) => ({
-      get ids() {
-        return `{${pairs.map(([id]) => id).join(",")}}`
-      },
-      get values() {
-        return pairs.map(([_, value]) => value)
-      },
-      get pairs() {
-        return objectOf(pairs)
-      }
-    })
+    // in the order of the ids, for `updatePairs` looks values up by bisection
+    values: (pairs) => {
+      const sorted = [...pairs].sort(([a], [b]) => (a < b ? -1 : 1))
+      return { ids: `{${sorted.map(([id]) => id).join(",")}}`, values: sorted.map(([_, value]) => value) }
+    }
   },
   jsonObject: (members) => `json_build_object(${jsonMembers(members)})::text`,
   // the index of what is running looks empty to a planner without statistics, and is then read once for every row
   hidden: (column) => `(${column} + 0)`,
+  among: (column, parameter) => `${column} = ANY(string_to_array(${parameter}, ',')::uuid[])`,
   bytes: (text) => `octet_length(${text})`,
   big: (parameter) => `${parameter}::bigint`,
   limit: (rows) => `LIMIT ${rows}`,
@@ -74,23 +69,22 @@ export const postgres: Dialect = {
   beforeWrite: null,
   // One index range per priority: a plain ORDER BY over all of them would walk every future row of the more urgent ones
   // (5 ms with 200,000 of them, against 0.3 ms). The lateral subqueries are pulled row by row, so no more is locked than taken.
+  // What is locked stays where it is until we commit, so its place (ctid) finds it: a fifth less than by its id.
   claim: ({ runs }, { alive, columns, known, limit, set, state }) => `
-    WITH due AS MATERIALIZED (
-      SELECT c.id
+    UPDATE ${runs} r
+    SET ${set}
+    WHERE r.ctid = ANY(ARRAY(
+      SELECT due.place
       FROM generate_series(0, 9) AS p(priority)
       CROSS JOIN LATERAL (
-        SELECT id FROM ${runs}
+        SELECT ctid AS place FROM ${runs}
         WHERE state = ${state} AND queue = :queue AND priority = p.priority AND run_at <= ${now} ${known}
         ORDER BY run_at, id
         ${limit}
         FOR UPDATE SKIP LOCKED
-      ) c
+      ) due
       ${limit}
-    )
-    UPDATE ${runs} r
-    SET ${set}
-    FROM due
-    WHERE r.id = due.id AND ${alive}
+    )) AND ${alive}
     RETURNING ${columns("r.")}`,
   typed: (parameter, type) => `${parameter}::${types[type]}`,
   id: (parameter) => `${parameter}::uuid`,
@@ -99,8 +93,10 @@ export const postgres: Dialect = {
   updateFrom: ({ on, rows, set, table, where }) =>
     `UPDATE ${table} r SET ${assignments(set)} FROM ${rows} WHERE ${on} AND ${where} RETURNING r.id, r.fence`,
   // Not a join: a planner without statistics takes the guard for so rare that it joins by comparing all with all (45 ms for 500).
-  updatePairs: ({ set, table, value, where }) =>
-    `UPDATE ${table} r SET ${assignments(set(`(:pairs::jsonb ->> r.id::text)::${types[value]}`))} WHERE r.id = ANY(:ids::uuid[]) AND ${where}`,
+  // And an array of unknown length: for one of 500 it reads a table of 20,000 rows from end to end (3 ms) rather than the index.
+  updatePairs: ({ set, table, value, where }) => `
+    UPDATE ${table} r SET ${assignments(set(`(:values::${types[value]}[])[width_bucket(r.id, :ids::uuid[])]`))}
+    WHERE r.id = ANY(ARRAY(SELECT unnest(:ids::uuid[]))) AND ${where}`,
   deleteIn: (table, column, rows) => `DELETE FROM ${table} WHERE ${column} IN (SELECT d.id FROM ${rows})`,
   updateLimited: ({ limit, set, table, where }) => `
     WITH chosen AS MATERIALIZED (SELECT id FROM ${table} WHERE ${where} LIMIT ${limit} FOR UPDATE SKIP LOCKED)

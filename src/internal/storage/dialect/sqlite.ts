@@ -40,6 +40,7 @@ export const sqlite: Dialect = {
   },
   jsonObject: (members) => `json_object(${jsonMembers(members)})`,
   hidden: (column) => `+${column}`,
+  among: (column, parameter) => `instr(${parameter}, ${column}) > 0`,
   bytes: (text) => `length(CAST(${text} AS BLOB))`,
   big: (parameter) => parameter,
   limit: (rows) => `LIMIT ${rows}`,

@@ -234,7 +234,7 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
       among(group)
     )
 
-  // what nearly all runs come to, said with an id and a moment each: the rest is the same for all runs of a claim
+  // what nearly all runs come to, said with an id and a moment each: the rest is the same for all
   const settleSucceeded = statement(
     dialect.updatePairs({
       table: runs,
@@ -250,30 +250,36 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
         started_at: startedAt,
         started_by: dialect.id(":me")
       }),
-      where: `r.fence = ${dialect.big(":fence")} AND r.claim_token = ${dialect.id(":token")} AND ${dialect.hidden("r.state")} = ${State.running}`
+      // a fence and an id are one claim, unless somebody has put back what was there before: then its token is no longer ours
+      where: `r.fence = ${dialect.big(":fence")} AND ${dialect.among("r.claim_token", ":tokens")} AND ${dialect.hidden("r.state")} = ${State.running}`
     })
   )
-  const settleSuccesses = (group: ReadonlyArray<Settled>): Effect.Effect<Recorded, StorageError> => {
-    const { fence, token } = group[0]!.run
+  const settleSuccesses = (fence: number, group: ReadonlyArray<Settled>): Effect.Effect<Recorded, StorageError> => {
     const pairs = dialect.pairs.values(group.map(({ run, startedAt }) => [run.id, startedAt!]))
+    const tokens = [...new Set(group.map(({ run }) => run.token))].join(",")
     return Effect.flatMap(
-      database.write("settle runs", (session) => session.affected(settleSucceeded, Object.assign(pairs, { me, fence, token }))),
+      database.write("settle runs", (session) => session.affected(settleSucceeded, Object.assign(pairs, { me, fence, tokens }))),
       (affected) => (affected === group.length ? Effect.succeed(all(group)) : settledBefore(group))
     )
   }
 
   const settleOurs: Settle["settleOurs"] = (group) => {
-    // a claim has one token, and nearly always one fence
-    const claims = new Map<string, Map<number, Array<Settled>>>()
+    // nearly always there is one fence: that of a first attempt
+    const successes = new Map<number, Array<Settled>>()
     const others: Array<Settled> = []
     for (const settled of group) {
-      if (isPlainSuccess(settled)) append(claims, settled)
-      else others.push(settled)
+      if (!isPlainSuccess(settled)) others.push(settled)
+      else {
+        const { fence } = settled.run
+        const alike = successes.get(fence)
+        if (alike === undefined) successes.set(fence, [settled])
+        else alike.push(settled)
+      }
     }
     const writes: Array<Effect.Effect<Recorded, StorageError>> = []
-    for (const claim of [...claims.values()].flatMap((byFence) => [...byFence.values()])) {
-      if (claim.length < worthwhile && group.length > claim.length) others.push(...claim)
-      else writes.push(settleSuccesses(claim))
+    for (const [fence, alike] of successes) {
+      if (alike.length < worthwhile && group.length > alike.length) others.push(...alike)
+      else writes.push(settleSuccesses(fence, alike))
     }
     if (others.length > 0) {
       writes.push(
@@ -304,17 +310,6 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
 
 /** A statement of its own is worth its round trip for so many runs. */
 const worthwhile = 8
-
-const append = (claims: Map<string, Map<number, Array<Settled>>>, settled: Settled): void => {
-  const { fence, token } = settled.run
-  const byFence = claims.get(token)
-  if (byFence === undefined) claims.set(token, new Map([[fence, [settled]]]))
-  else {
-    const claim = byFence.get(fence)
-    if (claim === undefined) byFence.set(fence, [settled])
-    else claim.push(settled)
-  }
-}
 
 /** A success with nothing else to tell: no result, no successor, no mark. */
 const isPlainSuccess = ({ settlement: { late, result, state, successor }, startedAt }: Settled): boolean =>
