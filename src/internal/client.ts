@@ -102,15 +102,16 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
     queue: runAt === null && delayMillis === 0 ? queue : null
   })
 
+  // a hint that may be told now goes with the runs: one round trip less until another process has them
+  const insertAndTell = (group: ReadonlyArray<NewRun>) => {
+    const hints = new Map(group.map((run) => [hintOf(run).queue, hintOf(run)]))
+    const [first] = hints.values()
+    const told = announcer.mayTell(first!) ? first! : null
+    return Effect.tap(store.insert(group, told === null ? null : announcer.word(told)), () => announcer.announce(hints.values(), told))
+  }
   const insertInGroup = groups.make({
     fitting: store.fitting,
-    // a hint that may be told now goes with the runs: one round trip less until another process has them
-    write: (group: ReadonlyArray<NewRun>) => {
-      const hints = new Map(group.map((run) => [hintOf(run).queue, hintOf(run)]))
-      const [first] = hints.values()
-      const told = announcer.mayTell(first!) ? first! : null
-      return Effect.tap(store.insert(group, told === null ? null : announcer.word(told)), () => announcer.announce(hints.values(), told))
-    },
+    write: insertAndTell,
     isOnes: (error) => error.reason === "rejected"
   })
 
@@ -247,9 +248,11 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
           runs.push(Effect.isEffect(run) ? yield* run : run)
         }
         if (runs.length === 0) return []
-        const ids = yield* transaction === null ? store.insertAll(runs) : store.insertWithin(transaction, runs)
-        if (transaction === null) announcer.announce([hintOf(shared)])
-        else announcer.announceLater(hintOf(shared))
+        const ids = yield* transaction !== null
+          ? Effect.tap(store.insertWithin(transaction, runs), () => announcer.announceLater(hintOf(shared)))
+          : store.isOneStatement(runs)
+            ? insertAndTell(runs)
+            : Effect.tap(store.insertAll(runs), () => announcer.announce([hintOf(shared)]))
         metrics.sent(ids.length, job.name)
         return ids
       })

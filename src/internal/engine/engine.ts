@@ -102,6 +102,7 @@ const startSession = (
     // the poller and the pools are made last, but those before them wake and ask them
     let poller: makePoller.Poller | undefined
     const wake = () => poller?.wake()
+    const goOn = () => poller?.goOn()
     let pools: ReadonlyArray<makeWorkerPool.WorkerPool> = []
 
     const { answersAtOnce } = database.dialect
@@ -114,7 +115,8 @@ const startSession = (
       policies: new Map([...jobs].map(([name, { job }]) => [name, job.policy])),
       schedules,
       counts,
-      settled: wake,
+      settled: goOn,
+      waiting: wake,
       // others may start now what we gave back
       released: (queue) => announcer.announce([{ queue }]),
       breathe
@@ -131,7 +133,7 @@ const startSession = (
       warn: (message, run) => runFork(Effect.annotateLogs(Effect.logWarning(message), { job: run.job, runId: run.id }))
     })
     pools = [...settings.queues].map(([queue, workers]) =>
-      makeWorkerPool.make({ queue, workers, answersAtOnce, start: runner.start, roomAgain: wake })
+      makeWorkerPool.make({ queue, workers, answersAtOnce, start: runner.start, roomAgain: goOn })
     )
     const heartbeat = makeHeartbeat.make({
       instances,

@@ -1,6 +1,7 @@
 /**
  * What is due -> workers. Sleeps until the next run is due, the poll interval has passed, or something wakes it. A queue that was
- * said to have something due, or whose last claim was as large as asked, is claimed from without looking first.
+ * said to have something due, or whose last claim was as large as asked, is claimed from without looking, before or after: a look
+ * says when what is in the table will be due, which a claim does not change, and takes longer than one.
  */
 import type * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
@@ -17,8 +18,10 @@ import { makePatience, make as makeWake } from "./wake.js"
 import type { WorkerPool } from "./workerPool.js"
 
 export interface Poller {
-  /** look again: something may be due, or there is room again */
+  /** look again: something may be due, now or soon */
   readonly wake: () => void
+  /** go on with what is known to be due: there is room again */
+  readonly goOn: () => void
   /** a run of this queue is due now */
   readonly due: (queue: string) => void
   /** the token of a claim whose answer is not here yet, or null */
@@ -52,7 +55,7 @@ export const make = (options: {
   readonly unsettled: () => number
   readonly breathe: Effect.Effect<void>
 }): Effect.Effect<Poller> =>
-  Effect.map(makeWake, ({ loop, wake }) => {
+  Effect.map(makeWake, ({ loop, wake: goOn }) => {
     const { clock, deadlines, pools, quarantine, runner, settings, store } = options
 
     /** when there was something the last time */
@@ -117,7 +120,11 @@ export const make = (options: {
 
     const patience = makePatience()
     const likelyDue = new Set<string>(pools.map(({ queue }) => queue))
-    let lookedAt = Number.NEGATIVE_INFINITY
+    /** whether to look, whatever the last look has said */
+    let mustLook = true
+    let lookAt = Number.NEGATIVE_INFINITY
+    /** a suspect is due, and has found no free worker */
+    let suspectWaits = false
 
     /** claims from a queue that likely has something due; whether there may be more */
     const drain = (pool: WorkerPool) =>
@@ -125,56 +132,65 @@ export const make = (options: {
         const asked = Math.min(pool.room(), settings.pollLimit)
         if (asked === 0) return
         likelyDue.delete(pool.queue)
-        const { full } = yield* claim(pool, State.ready, asked)
+        const { count, full } = yield* claim(pool, State.ready, asked)
         if (full) likelyDue.add(pool.queue)
+        if (count === 0) lookAt = Math.min(lookAt, monotonicMillis(clock) + takenMillis)
       })
 
     /** what is due in the queues with room, taken; how long until there is more */
     const look = Effect.gen(function* () {
-      lookedAt = monotonicMillis(clock)
+      mustLook = false
+      suspectWaits = false
       let pause = idleMillis()
       for (const [queue, waits] of yield* store.nextDue) {
         const pool = pools.find((pool) => pool.queue === queue)!
         const asked = Math.min(pool.room(), settings.pollLimit)
-        if (asked > 0) {
-          if (waits.ready > 0) pause = Math.min(pause, waits.ready)
-          else {
-            const { count, full } = yield* claim(pool, State.ready, asked)
-            if (full) likelyDue.add(queue)
-            else pause = Math.min(pause, count === 0 ? takenMillis : 0)
-          }
+        if (waits.ready > 0) pause = Math.min(pause, waits.ready)
+        else if (asked === 0) likelyDue.add(queue)
+        else {
+          const { count, full } = yield* claim(pool, State.ready, asked)
+          if (full) likelyDue.add(queue)
+          else pause = Math.min(pause, count === 0 ? takenMillis : 0)
         }
-        if (pool.free() > 0 && waits.suspect < idleMillis()) {
+        if (waits.suspect < idleMillis()) {
           const wait = Math.max(waits.suspect, quarantine.freeIn())
-          pause = Math.min(pause, wait > 0 ? wait : (yield* claim(pool, State.suspect, 1)).count === 0 ? takenMillis : 0)
+          if (wait > 0) pause = Math.min(pause, wait)
+          else if (pool.free() === 0) suspectWaits = true
+          else pause = Math.min(pause, (yield* claim(pool, State.suspect, 1)).count === 0 ? takenMillis : 0)
         }
       }
-      return pause
+      lookAt = monotonicMillis(clock) + pause
     })
 
-    const hasRoom = (pool: WorkerPool) => pool.room() > 0
-    const isLikelyDue = (pool: WorkerPool) => hasRoom(pool) && likelyDue.has(pool.queue)
+    const isLikelyDue = (pool: WorkerPool) => pool.room() > 0 && likelyDue.has(pool.queue)
+    const isTimeToLook = () => mustLook || monotonicMillis(clock) >= lookAt || (suspectWaits && pools.some((pool) => pool.free() > 0))
 
     const turn = Effect.gen(function* () {
       if (!options.mayClaim() || options.unsettled() > unsettledBound) return idleMillis()
       for (const pool of pools) if (isLikelyDue(pool)) yield* drain(pool)
-      const isTimeToLook = monotonicMillis(clock) - lookedAt >= idleMillis()
-      const pause = isTimeToLook || pools.some((pool) => hasRoom(pool) && !likelyDue.has(pool.queue)) ? yield* look : idleMillis()
+      if (isTimeToLook()) yield* look
       patience.reset()
       for (const pool of pools) pool.tellBusy()
       yield* options.breathe
-      return pools.some(isLikelyDue) ? 0 : pause
+      return pools.some(isLikelyDue) ? 0 : Math.max(lookAt - monotonicMillis(clock), 0)
     }).pipe(
       Effect.sandbox,
-      Effect.catchAll((cause) => Effect.zipRight(Effect.logWarning("could not claim runs; trying again", cause), patience.pause))
+      Effect.catchAll((cause) => {
+        mustLook = true
+        return Effect.zipRight(Effect.logWarning("could not claim runs; trying again", cause), patience.pause)
+      })
     )
 
     return {
-      wake,
+      goOn,
+      wake: () => {
+        mustLook = true
+        goOn()
+      },
       claiming: () => claiming,
       due: (queue) => {
         likelyDue.add(queue)
-        wake()
+        goOn()
       },
       loop: loop(turn)
     }

@@ -63,8 +63,10 @@ export const make = (options: {
   readonly policies: ReadonlyMap<string, RunPolicy>
   readonly schedules: ReadonlyMap<string, JobSchedule>
   readonly counts: Counts
-  /** called after each group: a retry or a successor may be due, and there is room again */
+  /** called after each group: there is room again */
   readonly settled: () => void
+  /** called when a run waits that did not before, or another suspect may start */
+  readonly waiting: () => void
   /** called for a queue when runs of it were given back */
   readonly released: (queue: string) => void
   readonly breathe: Effect.Effect<void>
@@ -160,9 +162,11 @@ export const make = (options: {
         const refused = new Set<ClaimedRun>()
         const recorded = yield* write(group, refused)
         const told = new Map<string, Map<string, number>>()
+        let waits = false
         for (const { outcome, run, settlement } of group) {
           if (recorded.has(run)) {
             counts.settled(outcome, settlement)
+            waits ||= isWaiting(settlement.state) || settlement.successor !== null || run.crashes > 0
             if (outcome._tag === "Released" && outcome.delayMillis === undefined) options.released(run.queue)
             const name = outcomeName(settlement, outcome)
             const ofJob = told.get(run.job) ?? new Map<string, number>()
@@ -174,6 +178,7 @@ export const make = (options: {
             )
           }
         }
+        if (waits) options.waiting()
         for (const [job, outcomes] of told) for (const [name, count] of outcomes) metrics.runs(count, job, name)
       })
 

@@ -48,6 +48,8 @@ export interface Create {
    * one, for a key of it was held. A repeat of the same runs creates none twice. A hint goes with it, where there is a channel for it.
    */
   readonly insert: (runs: ReadonlyArray<NewRun>, hint: string | null) => Effect.Effect<ReadonlyArray<RunId>, StorageError>
+  /** whether `insert` creates these all or none */
+  readonly isOneStatement: (runs: ReadonlyArray<NewRun>) => boolean
   /** creates runs, all or none, in a transaction of their own */
   readonly insertAll: (runs: ReadonlyArray<NewRun>) => Effect.Effect<ReadonlyArray<RunId>, StorageError>
   /** creates runs in somebody's transaction, which cannot go on if this fails */
@@ -246,6 +248,8 @@ export const make = ({ database }: Asker): Create => {
   return {
     transactionOf: database.transactionOf,
     fitting,
+    // where a key that is taken is an error, it takes a statement for each
+    isOneStatement: (all) => dialect.returning && fitting(all) === all.length,
     insert: (group, hint) =>
       untilFound(group, (missing) => database.write("create a run", (session) => insertRows(session, missing, hint))),
     insertAll: (all) =>
