@@ -34,7 +34,10 @@ export interface WorkerPool {
 
 /** Claimed ahead is only what the workers will start within so many milliseconds, judged by how long recent runs took. */
 const horizonMillis = 50
-/** The most runs claimed ahead, and the most bytes of their payloads. Where claims stop the whole process, each should be short. */
+/**
+ * The most runs claimed ahead, and the most bytes of their payloads. While one half of them runs, the other is being claimed: with
+ * 500, workers waited for the database a third of the time. Where claims stop the whole process, each should be short.
+ */
 const aheadLimit = 1000
 const aheadLimitAtOnce = 250
 const aheadBytes = 16 * 1024 * 1024

@@ -1,0 +1,56 @@
+/** How much is asked of the database for what happens all day. */
+import { SqlClient } from "@effect/sql"
+import { assert } from "@effect/vitest"
+import { Duration, Effect } from "effect"
+import { make as makeFaulty } from "./faults/support/faultyClient.js"
+import { onEveryDatabase } from "./support/databases.js"
+import { counted, eventually, makeWorld, reaches } from "./support/world.js"
+
+onEveryDatabase("the statements", (it, database) => {
+  const watchedWorld = Effect.gen(function* () {
+    const watched = makeFaulty(yield* SqlClient.SqlClient)
+    const world = yield* Effect.provideService(makeWorld, SqlClient.SqlClient, watched.sql)
+    return { world, kinds: () => watched.seen.map(({ kind }) => kind) }
+  })
+
+  it.scoped("that take a run which is known to be due are a claim, without a look", () =>
+    Effect.gen(function* () {
+      const { kinds, world } = yield* watchedWorld
+      const { job, live } = counted("Mail")
+      const jobsd = yield* world.start(live, { jobs: [job], pollInterval: "1 hour" })
+      yield* reaches(jobsd, yield* jobsd.createRun(job, undefined), "succeeded")
+      yield* eventually(Effect.sync(kinds), (kinds) => kinds.includes("look"))
+      const before = kinds().length
+      const runs = 40
+      const [took] = yield* Effect.timed(
+        Effect.repeatN(
+          Effect.flatMap(jobsd.createRun(job, undefined), (id) => reaches(jobsd, id, "succeeded")),
+          runs - 1
+        )
+      )
+      const during = kinds().slice(before)
+      assert.isAtLeast(during.filter((kind) => kind === "claim").length, runs)
+      // MySQL, where nobody is heard, is looked at every 190 ms whatever happens
+      const regular = database === "mysql" ? Duration.toMillis(took) / 150 : 0
+      assert.isAtMost(during.filter((kind) => kind === "look").length, 3 + regular)
+    })
+  )
+
+  it.scoped("that create some runs at once are one, where a key that is taken is no error", () =>
+    Effect.gen(function* () {
+      const { kinds, world } = yield* watchedWorld
+      const { job } = counted("Mail")
+      yield* world.migrate
+      const jobsd = yield* world.client()
+      const before = kinds().length
+      const ids = yield* jobsd.createRuns(
+        job,
+        Array.from({ length: 50 }, () => undefined)
+      )
+      assert.strictEqual(new Set(ids).size, 50)
+      const during = kinds().slice(before)
+      assert.strictEqual(during.filter((kind) => kind === "create").length, 1)
+      assert.strictEqual(during.includes("begin"), database === "mysql")
+    })
+  )
+})
