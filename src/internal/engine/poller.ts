@@ -53,6 +53,7 @@ export const make = (options: {
   /** whether this instance may claim: its lease is fresh, and it is not shutting down */
   readonly mayClaim: () => boolean
   readonly unsettled: () => number
+  /** lets everything else in the process have its turn, where the driver does not */
   readonly breathe: Effect.Effect<void>
 }): Effect.Effect<Poller> =>
   Effect.map(makeWake, ({ loop, wake: goOn }) => {

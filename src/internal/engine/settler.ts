@@ -69,6 +69,7 @@ export const make = (options: {
   readonly waiting: () => void
   /** called for a queue when runs of it were given back */
   readonly released: (queue: string) => void
+  /** lets everything else in the process have its turn, where the driver does not */
   readonly breathe: Effect.Effect<void>
 }): Effect.Effect<Settler> =>
   Effect.gen(function* () {

@@ -250,7 +250,8 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
         started_at: startedAt,
         started_by: dialect.id(":me")
       }),
-      // a fence and an id are one claim, unless somebody has put back what was there before: then its token is no longer ours
+      // An id and a fence are one claim. In a table put back from a backup a fence can come again: there, what has none of these tokens
+      // is not ours.
       where: `r.fence = ${dialect.big(":fence")} AND ${dialect.among("r.claim_token", ":tokens")} AND ${dialect.hidden("r.state")} = ${State.running}`
     })
   )
