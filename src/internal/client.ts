@@ -107,7 +107,10 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
     const hints = new Map(group.map((run) => [hintOf(run).queue, hintOf(run)]))
     const [first] = hints.values()
     const told = announcer.mayTell(first!) ? first! : null
-    return Effect.tap(store.insert(group, told === null ? null : announcer.word(told)), () => announcer.announce(hints.values(), told))
+    return Effect.map(store.insert(group, told === null ? null : announcer.word(told)), (ids) => {
+      announcer.announce(hints.values(), told)
+      return ids
+    })
   }
   const insertInGroup = groups.make({
     fitting: store.fitting,

@@ -3,6 +3,7 @@
  * its way at a time; those who ask meanwhile make the next one.
  */
 import * as Effect from "effect/Effect"
+import { thenAlways } from "./thenAlways.js"
 
 export const make = <In, Out, E>(options: {
   /** how many of those that wait make a group */
@@ -40,13 +41,14 @@ export const make = <In, Out, E>(options: {
     )
 
   // those who have asked meanwhile make the next group
-  const goOn = (): void => {
+  const goOn = (): null => {
     if (waiting.length === 0) {
       atWork = false
-      return
+      return null
     }
     const group = waiting.splice(0, options.fitting(ones(waiting)))
     Effect.runFork(Effect.zipRight(write(group), Effect.sync(goOn)))
+    return null
   }
 
   return (one) =>
@@ -60,9 +62,9 @@ export const make = <In, Out, E>(options: {
         }
         // nobody else waits: written by the caller's own fiber, which saves two hops
         atWork = true
-        return Effect.ensuring(
+        return thenAlways(
           Effect.map(options.write([one]), (answers) => answers[0]!),
-          Effect.sync(goOn)
+          goOn
         )
       })
     )

@@ -14,6 +14,8 @@ export interface LazyScope {
 class LazyScopeImpl implements Scope.Scope, LazyScope {
   readonly [Scope.ScopeTypeId]: Scope.ScopeTypeId = Scope.ScopeTypeId
   readonly strategy = ExecutionStrategy.sequential
+  /** the first finalizer, which mostly stays the only one, needs no real scope */
+  private first: Scope.Scope.Finalizer | undefined
   private real: Scope.CloseableScope | undefined
   private closedWith: Exit.Exit<unknown, unknown> | undefined
 
@@ -25,14 +27,23 @@ class LazyScopeImpl implements Scope.Scope, LazyScope {
     return Effect.suspend(() => {
       if (this.real !== undefined) return use(this.real)
       return Effect.flatMap(Scope.make(ExecutionStrategy.sequential), (made) => {
+        const { closedWith, first } = this
         this.real = made
-        return this.closedWith === undefined ? use(made) : Effect.zipRight(Scope.close(made, this.closedWith), use(made))
+        this.first = undefined
+        if (closedWith !== undefined) return Effect.zipRight(Scope.close(made, closedWith), use(made))
+        return first === undefined ? use(made) : Effect.zipRight(Scope.addFinalizerExit(made, first), use(made))
       })
     })
   }
 
   addFinalizer(finalizer: Scope.Scope.Finalizer): Effect.Effect<void> {
-    return this.inReal((real) => Scope.addFinalizerExit(real, finalizer))
+    return Effect.suspend(() => {
+      if (this.real !== undefined || this.first !== undefined || this.closedWith !== undefined) {
+        return this.inReal((real) => Scope.addFinalizerExit(real, finalizer))
+      }
+      this.first = finalizer
+      return Effect.void
+    })
   }
 
   fork(strategy: ExecutionStrategy.ExecutionStrategy): Effect.Effect<Scope.Scope.Closeable> {
@@ -41,7 +52,10 @@ class LazyScopeImpl implements Scope.Scope, LazyScope {
 
   close(exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> | null {
     this.closedWith = exit
-    return this.real === undefined ? null : Scope.close(this.real, exit)
+    if (this.real !== undefined) return Scope.close(this.real, exit)
+    const { first } = this
+    this.first = undefined
+    return first === undefined ? null : Effect.asVoid(Effect.suspend(() => first(exit)))
   }
 
   pipe() {

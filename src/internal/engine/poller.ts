@@ -10,6 +10,7 @@ import { State } from "../lifecycle.js"
 import type { Resolved } from "../settings.js"
 import { type Interval, quietAfter } from "../storage/hints.js"
 import type { RunStore } from "../storage/runStore.js"
+import { thenAlways } from "../thenAlways.js"
 import { uuidv7 } from "../uuid.js"
 import { type Deadlines, monotonicMillis } from "./deadlines.js"
 import type { Quarantine } from "./quarantine.js"
@@ -65,12 +66,10 @@ export const make = (options: {
     const claimFrom = (...[queue, state, limit]: [string, typeof State.ready | typeof State.suspect, number]) =>
       Effect.suspend(() => {
         claiming = uuidv7(Date.now())
-        return Effect.ensuring(
-          store.claim(queue, state, limit, claiming),
-          Effect.sync(() => {
-            claiming = null
-          })
-        )
+        return thenAlways(store.claim(queue, state, limit, claiming), () => {
+          claiming = null
+          return null
+        })
       })
 
     // those behind a late one go with it: claimed again, they come in their order

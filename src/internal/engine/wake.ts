@@ -1,5 +1,5 @@
-/** What lets a loop sleep: a Schedule that comes from the turn itself, cut short by a wake-up from anywhere. */
-import type * as Clock from "effect/Clock"
+/** What lets a loop sleep: a Schedule whose pauses are the turns' own answers, cut short by a wake-up from anywhere. */
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as FiberId from "effect/FiberId"
 import * as Random from "effect/Random"
@@ -12,19 +12,15 @@ export interface Wake {
   readonly loop: <R>(turn: Effect.Effect<number, never, R>) => Effect.Effect<never, never, R>
 }
 
-/** the delay of a turn is the turn's own answer */
-const asAnswered = Schedule.identity<number>().pipe(Schedule.addDelay((millis) => millis))
-
 export const make: Effect.Effect<Wake> = Effect.map(Effect.clock, (clock) => {
   let awake = false
   let cutShort: (() => void) | null = null
 
-  // The clock by which the Schedule sleeps. Racing its sleep with a wake-up, and beginning anew, took 0.3 ms longer from a
-  // notification to the claim it leads to; ending the sleep that nobody waits for any more can come after it.
-  const sleep: Clock.Clock["sleep"] = (duration) =>
-    Effect.async((resume) => {
-      if (awake) return resume(Effect.void)
-      const sleeping = Effect.runFork(clock.sleep(duration))
+  // Racing a sleep with a wake-up, and beginning anew, took 0.3 ms longer from a notification to the claim it leads to; ending the
+  // sleep that nobody waits for any more can come after it.
+  const sleep = (millis: number) =>
+    Effect.async<void>((resume) => {
+      const sleeping = Effect.runFork(clock.sleep(Duration.millis(millis)))
       const end = () => {
         // a sleep that was cut short ends a moment after the next one has begun
         if (cutShort === end) cutShort = null
@@ -35,21 +31,28 @@ export const make: Effect.Effect<Wake> = Effect.map(Effect.clock, (clock) => {
       sleeping.addObserver(end)
       return Effect.sync(end)
     })
-  const waking: Clock.Clock = Object.create(clock, { sleep: { value: sleep } })
+  const pause = (millis: number) => Effect.suspend(() => (awake || millis <= 0 ? Effect.void : sleep(millis)))
+  // not the Schedule's own delay: that one nothing can cut short
+  const asAnswered = Schedule.identity<number>().pipe(Schedule.tapOutput(pause))
 
   return {
     wake: () => {
       awake = true
       cutShort?.()
     },
-    // A turn is never interrupted, only the sleep after it. What wakes the loop during a turn leads to another one.
-    loop: (turn) => {
-      const next = Effect.suspend(() => {
-        awake = false
-        return Effect.withClock(turn, clock)
+    // A turn is never interrupted, only the pause after it. What wakes the loop during a turn leads to another one. By the Schedule's
+    // driver: `Effect.repeat` provides each turn with a service, which takes 20 operations, and nobody asks for it.
+    loop: (turn) =>
+      Effect.flatMap(Schedule.driver(asAnswered), (driver) => {
+        const next = Effect.uninterruptible(
+          Effect.suspend(() => {
+            awake = false
+            return turn
+          })
+        )
+        const body = Effect.flatMap(next, (millis) => driver.next(millis))
+        return Effect.zipRight(Effect.orDie(Effect.whileLoop({ while: () => true, body: () => body, step: () => {} })), Effect.never)
       })
-      return Effect.withClock(Effect.zipRight(Effect.repeat(Effect.uninterruptible(next), asAnswered), Effect.never), waking)
-    }
   }
 })
 

@@ -8,14 +8,19 @@ import { SqlError } from "@effect/sql/SqlError"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
+import * as Runtime from "effect/Runtime"
+import * as RuntimeFlags from "effect/RuntimeFlags"
 import * as Schedule from "effect/Schedule"
+import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import type * as Stream from "effect/Stream"
 import { StorageError } from "../../JobsdError.js"
-import { awaited } from "../awaited.js"
+import { awaited, awaitedFiber } from "../awaited.js"
 import * as lazyScope from "../lazyScope.js"
+import { thenAlways } from "../thenAlways.js"
 import { type Dialect, type Tables, tablesOf } from "./dialect.js"
 import { bind, compile, type Statement, type Value } from "./statement.js"
 
@@ -117,6 +122,15 @@ export const outsideTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>): Eff
 const soon = Schedule.exponential("5 millis", 1.5).pipe(Schedule.union(Schedule.spaced("25 millis")), Schedule.jittered)
 const later = Schedule.exponential("50 millis").pipe(Schedule.jittered)
 
+/** A fiber that nothing interrupts, of which Effect's own metrics need not know, and which has nothing of its caller's context. */
+const alone = {
+  fiberRefs: Runtime.defaultRuntime.fiberRefs,
+  runtimeFlags: RuntimeFlags.disableAll(
+    Runtime.defaultRuntimeFlags,
+    RuntimeFlags.make(RuntimeFlags.Interruption, RuntimeFlags.RuntimeMetrics)
+  )
+}
+
 const reasonOf = (error: unknown) => (error instanceof StorageError ? error.reason : undefined)
 
 const isLost = (error: unknown) => reasonOf(error) === "ambiguous" || reasonOf(error) === "unavailable"
@@ -178,42 +192,46 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
         ? effect
         : Effect.zipRight(
             session.run(`${blockingWait} = 0`),
-            Effect.ensuring(effect, Effect.ignore(session.run(`${blockingWait} = ${before}`)))
+            thenAlways(effect, () => Effect.ignore(session.run(`${blockingWait} = ${before}`)))
           )
 
-    // as `Effect.scoped` does, for a third of what that costs
-    const onConnection = <A, E>(use: Use<A, E>): Effect.Effect<A, E | SqlError> =>
-      Effect.suspend(() => {
-        const held = lazyScope.make()
-        const reserved = Effect.mapInputContext(reserve, (_: Context.Context<never>) => Context.make(Scope.Scope, held.scope))
-        return Effect.onExit(
-          Effect.flatMap(reserved, (connection) => {
-            const session = sessionOn(connection)
-            return withoutBlocking(session, use(session))
-          }),
-          (exit) => held.close(exit) ?? Effect.void
+    // A statement is never interrupted: MySQL would carry it out all the same, PostgreSQL needs another connection to cancel it. It has
+    // a fiber of its own, which holds its connection until it ends.
+    const started = <A, E>(use: Use<A, E>): Fiber.RuntimeFiber<A, E | SqlError> => {
+      const held = lazyScope.make()
+      const runtime = Runtime.make({ ...alone, context: Context.make(Scope.Scope, held.scope) })
+      const effect = thenAlways(
+        Effect.flatMap(sql.reserve, (connection) => {
+          const session = sessionOn(connection)
+          return withoutBlocking(session, use(session))
+        }),
+        () => held.close(Exit.void)
+      )
+      if (!dialect.answersAtOnce) return Runtime.runFork(runtime)(effect)
+      // as Effect.runSync does: it has ended when this returns, unless it waits for the connection
+      const scheduler = new Scheduler.SyncScheduler()
+      const fiber = Runtime.runFork(runtime)(effect, { scheduler })
+      scheduler.flush()
+      return fiber
+    }
+
+    /** `committing`: whether it may have committed when nothing is heard of it; `committingError`: also when it fails */
+    const tried = <A, E>(operation: string, committing: boolean, committingError: boolean, patience: Patience, use: Use<A, E>) =>
+      Effect.suspend(() =>
+        awaitedFiber(
+          started(use),
+          // a hung socket must not hang a heartbeat
+          dialect.answersAtOnce ? Number.POSITIVE_INFINITY : patience.tryMillis,
+          () => new StorageError({ operation, reason: committing ? "ambiguous" : "unavailable", cause: new Error("no answer in time") })
         )
-      })
+      ).pipe(Effect.mapError(translated(operation, committingError)), retried(patience))
 
-    const tried = <A, E>(operation: string, committing: boolean, patience: Patience, effect: Effect.Effect<A, E>) =>
-      (dialect.answersAtOnce
-        ? effect
-        : // A statement is never interrupted: MySQL would carry it out all the same, PostgreSQL needs another connection to cancel it.
-          // It holds its connection until the driver gives up; a hung socket must not hang a heartbeat.
-          awaited(
-            Effect.uninterruptible(effect),
-            patience.tryMillis,
-            () => new StorageError({ operation, reason: committing ? "ambiguous" : "unavailable", cause: new Error("no answer in time") })
-          )
-      ).pipe(retried(patience))
-
-    const read: Database["read"] = (operation, use, patience = patient) =>
-      tried(operation, false, patience, Effect.mapError(onConnection(use), translated(operation, false)))
+    const read: Database["read"] = (operation, use, patience = patient) => tried(operation, false, false, patience, use)
 
     const write: Database["write"] = (operation, use, patience = patient) => {
-      const statement: typeof use = (session) =>
-        dialect.beforeWrite === null ? use(session) : Effect.zipRight(session.run(dialect.beforeWrite), use(session))
-      return Effect.uninterruptible(tried(operation, true, patience, Effect.mapError(onConnection(statement), translated(operation, true))))
+      const { beforeWrite } = dialect
+      const statement: typeof use = beforeWrite === null ? use : (session) => Effect.zipRight(session.run(beforeWrite), use(session))
+      return Effect.uninterruptible(tried(operation, true, true, patience, statement))
     }
 
     const transaction = <A, E>(operation: string, session: Session, use: Use<A, E>) =>
@@ -237,18 +255,9 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
         )
       )
 
+    // of its errors, only what COMMIT ends with is open, and says so itself
     const transact: Database["transact"] = (operation, use) =>
-      Effect.uninterruptible(
-        tried(
-          operation,
-          true,
-          patient,
-          Effect.mapError(
-            onConnection((session) => transaction(operation, session, use)),
-            translated(operation, false)
-          )
-        )
-      )
+      Effect.uninterruptible(tried(operation, true, false, patient, (session) => transaction(operation, session, use)))
 
     // Effect 3's transaction tag does not say whose transaction it is. Connections of one client are of one class that the
     // client alone has (PostgreSQL, MySQL), or are one and the same object (SQLite).
