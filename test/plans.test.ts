@@ -15,10 +15,12 @@ import * as instanceStore from "../src/internal/storage/instanceStore.js"
 import { migrate } from "../src/internal/storage/migrations.js"
 import type { ClaimedRun } from "../src/internal/storage/runRow.js"
 import * as runStore from "../src/internal/storage/runStore.js"
+import { claimsKept } from "../src/internal/storage/runs/claim.js"
+import type { Kept } from "../src/internal/storage/statement.js"
 import { uuidv7 } from "../src/internal/uuid.js"
 import type { RunId } from "../src/Run.js"
 import { type DatabaseName, onEveryDatabase } from "./support/databases.js"
-import { observe, type Plan } from "./support/plans.js"
+import { keptMark, observe, type Plan } from "./support/plans.js"
 import { freshPrefix } from "./support/world.js"
 
 const minute = 60_000
@@ -80,7 +82,9 @@ const makeTables = (name: DatabaseName, rows: "few" | "many") =>
     const prefix = freshPrefix()
     const client = yield* SqlClient.SqlClient
     const { plansOf, sql } = observe(client, [`${prefix}_runs`, `${prefix}_attempts`])
-    const database = yield* databases.make(sql, dialectOf(sql)!, prefix)
+    // what the server keeps in a function is explained by itself
+    const kept = ({ source }: Kept) => `${name === "postgres" ? keptMark : ""} ${source.trim()}`
+    const database = { ...(yield* databases.make(sql, dialectOf(sql)!, prefix)), kept }
     yield* migrate(database)
     const { attempts, instances, runs } = database.tables
     // a disk that is busy takes its time
@@ -139,12 +143,13 @@ const makeTables = (name: DatabaseName, rows: "few" | "many") =>
       late: 0
     }
     /** so many runs, each with a number n from 0 */
-    const fill = (count: number, special: { readonly [column: string]: string | number }) => {
+    const filling = (count: number, special: { readonly [column: string]: string | number }) => {
       const columns = Object.entries({ ...usual, ...special })
-      return on(`
+      return `
         INSERT INTO ${runs} (${columns.map(([column]) => column).join(", ")})
-        SELECT ${columns.map(([_, value]) => value).join(", ")} FROM ${prefix}_numbers WHERE n < ${count}`)
+        SELECT ${columns.map(([_, value]) => value).join(", ")} FROM ${prefix}_numbers WHERE n < ${count}`
     }
+    const fill = (...of: Parameters<typeof filling>) => on(filling(...of))
     const scale = rows === "many" ? 1 : 0.1
     const origin = anId()
     const running = { state: State.running, fence: 1, claimed_at: now, claim_token: `'${anId()}'` }
@@ -167,7 +172,7 @@ const makeTables = (name: DatabaseName, rows: "few" | "many") =>
       INSERT INTO ${attempts} (run_id, fence, attempt, ended_at, outcome, error)
       SELECT id, 1, 1, ${now}, 'error', '${"no answer ".repeat(60)}' FROM ${runs} WHERE finished_at IS NOT NULL`)
 
-    return { on, plansOf, database, me, makeInstance, other, dead, fill, running, origin, now, runs, attempts }
+    return { on, plansOf, database, me, makeInstance, other, dead, fill, filling, running, origin, now, runs, attempts }
   })
 
 /** MySQL cannot tell how it has carried out an UPDATE: there, a test is skipped. */
@@ -401,6 +406,35 @@ onEveryDatabase("a statement at size", (it, name) => {
       }),
     patient
   )
+
+  // the plan that a session keeps may have been made in any state of the table, and must do for all
+  if (name === "postgres") {
+    it.scoped("does so when the server has kept its plan since the table was empty", () =>
+      Effect.gen(function* () {
+        const { database, filling, me, runs } = yield* makeTables(name, "few")
+        const { dialect, tables } = database
+        const claims = claimsKept({ dialect, tables }).map((kept) => database.statement(dialect.keep!(kept).call))
+        const values = () => ({ me: me.id, token: anId(), lease: leaseMillis, queue: "default", ...known, limit: 10 })
+        const readWhole = yield* database.transact("claim runs", (session) =>
+          Effect.gen(function* () {
+            const claimAll = Effect.forEach(claims, (claim) => Effect.map(session.rows(claim, values()), (rows) => rows.length))
+            yield* session.run(`TRUNCATE ${runs}`)
+            for (let i = 0; i < 10; i++) assert.deepStrictEqual(yield* claimAll, [0, 0])
+            yield* session.run(filling(20_000, {}))
+            yield* session.run(filling(20_000, { state: State.suspect }))
+            const read = Effect.map(
+              session.run(`SELECT seq_tup_read AS rows FROM pg_stat_xact_user_tables WHERE relname = '${runs}'`),
+              ([row]) => Number(row!.rows)
+            )
+            const before = yield* read
+            assert.deepStrictEqual(yield* claimAll, [10, 10])
+            return (yield* read) - before
+          })
+        )
+        assert.strictEqual(readWhole, 0)
+      })
+    )
+  }
 
   it.scoped(
     "is noticed when it does not",

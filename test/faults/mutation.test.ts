@@ -43,6 +43,8 @@ const swap = (
     guard,
     (database, had) => ({
       ...database,
+      // what the server keeps was made without the mutation
+      kept: ({ source }) => source,
       statement: (source) => {
         const text = source.replace(/\s+/g, " ").trim()
         if (!statements.test(text)) return database.statement(text)
@@ -54,6 +56,8 @@ const swap = (
     killedBy,
     on
   )
+
+const knownJob = /AND job (IN \(.*?\)|= ANY\(.*?\)) /
 
 /** what a unique index says is taken for any other refusal */
 const blind: Mutation["without"] = (database, had) => ({
@@ -149,7 +153,7 @@ const mutations: ReadonlyArray<Mutation> = [
   drop("claim: ready", claim, /state = \d AND (?=queue = :queue)/, "a run is claimed twice"),
   drop("claim: no suspects", claim, /state = \d AND (?=queue = :queue)/, "a suspect is claimed among others"),
   swap("claim: due", claim, /run_at <= /, "0 < ", "a run is claimed before its time"),
-  drop("claim: a known job", claim, /AND job IN \(.*?\) /, "a run of an unknown job is claimed"),
+  drop("claim: a known job", claim, knownJob, "a run of an unknown job is claimed"),
   swap("claim: a known schedule", claim, /\(schedule IS NULL/, "(1 = 1", "a run of an unknown schedule is claimed"),
   drop("claim: the row is locked", claim, /FOR UPDATE SKIP LOCKED/, "a row that another claim is about to take", rowLocks),
   drop("claim: a locked row is skipped", claim, / SKIP LOCKED/, "a row that another claim is about to take", rowLocks),
@@ -192,7 +196,7 @@ const mutations: ReadonlyArray<Mutation> = [
 
   swap("park: ready", /SET (r\.)?state = 5/, /\(?\+?r\.state( \+ 0)?\)? = 0/, "1 = 1", "a run is parked while it is claimed"),
   drop("unpark: parked", unpark, /state = 5 AND /, "a run that has ended is not unparked"),
-  drop("unpark: a known job", unpark, /AND job IN \(.*?\) /, "a run of an unknown job is not unparked"),
+  drop("unpark: a known job", unpark, knownJob, "a run of an unknown job is not unparked"),
   swap("unpark: a known schedule", unpark, /\(schedule IS NULL/, "(1 = 1", "a run of an unknown schedule is not unparked"),
   drop("park: what the living know", /^SELECT jobs, schedules,/, / WHERE state IN \(0, 1\)$/, "a run is parked that only the dead know"),
   swap("park: a job that nobody knows", unknown, /WHERE job NOT IN/, "WHERE 1 = 1 OR job NOT IN", "a run is parked that another one knows"),

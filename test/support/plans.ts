@@ -75,9 +75,31 @@ const withoutPrices = (plan: unknown) =>
 // (queue = $1), (r.id = ANY (...)), ((run_at + 1) <= ...) is none
 const columnsOf = (condition: string = "") => [...condition.matchAll(/\((?:\w+\.)?(\w+) (?:=|<|<=) /g)].map(([, column]) => column!)
 
+/** before a text that the server keeps planned: its plan is to be one for all values */
+export const keptMark = "/* kept */"
+
+const literal = (value: unknown): string =>
+  value === null
+    ? "NULL"
+    : typeof value === "number"
+      ? String(value)
+      : Array.isArray(value)
+        ? literal(`{${value.map((one) => JSON.stringify(one)).join(",")}}`)
+        : `'${String(value).replaceAll("'", "''")}'`
+
 /** Each node of a plan counts its rows, on average over its rounds. Rounded to whole ones before PostgreSQL 18. */
-const postgres: Explain = ({ ask, parameters, tables, text, undone }) =>
-  Effect.map(undone(ask(`EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) ${text}`, parameters)), ([row]) => {
+const postgres: Explain = ({ ask, parameters, tables, text, undone }) => {
+  const explaining = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)"
+  const explained = text.startsWith(keptMark)
+    ? Effect.gen(function* () {
+        yield* ask("SET LOCAL plan_cache_mode = force_generic_plan", [])
+        yield* ask(`PREPARE kept AS ${text}`, [])
+        const rows = yield* ask(`${explaining} EXECUTE kept(${parameters.map(literal).join(", ")})`, [])
+        yield* ask("DEALLOCATE kept", [])
+        return rows
+      })
+    : ask(`${explaining} ${text}`, parameters)
+  return Effect.map(undone(explained), ([row]) => {
     const plan = row!["QUERY PLAN"][0].Plan
     const nodes = objectsIn(plan).filter(([node]) => "Node Type" in node)
     const count = (node: Told) => {
@@ -110,6 +132,7 @@ const postgres: Explain = ({ ask, parameters, tables, text, undone }) =>
       told: withoutPrices(plan)
     }
   })
+}
 
 /** MariaDB: MySQL explains what it has carried out for SELECT alone. */
 const mariadb: Explain = ({ ask, parameters, tables, text, undone }) =>
@@ -211,7 +234,7 @@ export const observe = (client: SqlClient.SqlClient, tables: ReadonlyArray<strin
       else if (/^\s*(BEGIN|START)/.test(text)) Object.assign(transaction, { isOpen: true, settings: [] })
       else if (/^\s*(COMMIT|ROLLBACK)/.test(text)) transaction.isOpen = false
       const plans = found
-      return plans === null || !/^\s*(SELECT|UPDATE|DELETE|INSERT|WITH)\b/.test(text) || tablesIn(text, tables).size === 0
+      return plans === null || !/^\s*(\/\* kept \*\/ )?(SELECT|UPDATE|DELETE|INSERT|WITH)\b/.test(text) || tablesIn(text, tables).size === 0
         ? Effect.void
         : Effect.map(explained(connection, text, parameters, transaction), (plan) => plans.push({ text, ...plan }))
     }

@@ -22,7 +22,7 @@ import { awaited, awaitedFiber } from "../awaited.js"
 import * as lazyScope from "../lazyScope.js"
 import { thenAlways } from "../thenAlways.js"
 import { type Dialect, type Tables, tablesOf } from "./dialect.js"
-import { bind, compile, type Statement, type Value } from "./statement.js"
+import { bind, compile, type Kept, type Statement, type Value } from "./statement.js"
 
 export type Row = { readonly [column: string]: unknown }
 export type Values = { readonly [name: string]: Value }
@@ -66,6 +66,8 @@ export interface Database {
   readonly tables: Tables
   /** compiles a statement for this database; done once per statement */
   readonly statement: (source: string) => Statement
+  /** the source of a statement that is kept planned, if this database does that */
+  readonly kept: (kept: Kept) => string
   /** one or more statements on one connection without a transaction */
   readonly read: <A>(operation: string, use: Use<A>, patience?: Patience) => Effect.Effect<A, StorageError>
   /** one statement that commits by itself, or nothing: never interrupted, repeated verbatim as far as its patience goes */
@@ -281,6 +283,7 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
       dialect,
       tables: tablesOf(tablePrefix),
       statement: compile(dialect.placeholders),
+      kept: (kept) => dialect.keep?.(kept).call ?? kept.source,
       read,
       write,
       transact,

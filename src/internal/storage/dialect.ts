@@ -9,7 +9,7 @@ import { mysql } from "./dialect/mysql.js"
 import { postgres } from "./dialect/postgres.js"
 import { sqlite } from "./dialect/sqlite.js"
 import type { HintSql } from "./hints.js"
-import type { Placeholders, Value } from "./statement.js"
+import type { Condition, Kept, Placeholders, Value } from "./statement.js"
 
 /** The tables' names, with the prefix. */
 export interface Tables {
@@ -58,6 +58,8 @@ export interface Dialect {
   readonly hidden: (column: string) => string
   /** whether a column is among the ids in a parameter, with commas between them */
   readonly among: (column: string, parameter: string) => string
+  /** whether a column is one of some texts, whose parameters begin with this name */
+  readonly oneOf: (column: string, name: string, all: ReadonlyArray<string>) => Condition
   /** the bytes of a text */
   readonly bytes: (text: string) => string
   /** a parameter as a 64-bit integer, where the database would otherwise guess */
@@ -78,6 +80,11 @@ export interface Dialect {
   readonly skipLocked: string
   /** the same, waiting for the lock */
   readonly forUpdate: string
+  /**
+   * how the server keeps a statement planned: what makes it do so, and the statement that then stands for it; null: the driver keeps
+   * its texts prepared. A name given to a connection would be lost behind a pooler that hands each transaction another one.
+   */
+  readonly keep: ((kept: Kept) => { readonly create: string; readonly call: string }) | null
   readonly begin: string
   /** whether the driver is synchronous, so that an answer cannot be lost on its way */
   readonly answersAtOnce: boolean

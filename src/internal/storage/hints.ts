@@ -35,7 +35,7 @@ export const quietAfter = 10_000
 /** What a dialect can do. */
 export type HintSql =
   /**
-   * a channel that listeners wait at: `announce` sends :hint to :channel, alone or within a statement that creates runs. Not in every
+   * a channel that listeners wait at: `announce` sends :hint to :channel, alone or within a statement that returns the runs it creates. Not in every
    * one, and never in a transaction of somebody's: commits that announce wait for each other.
    */
   | { readonly kind: "channel"; readonly announce: string; readonly within: (insert: string) => string }

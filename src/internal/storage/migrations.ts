@@ -9,6 +9,8 @@ import { State } from "../lifecycle.js"
 import type { Database, Session } from "./database.js"
 import type { ColumnType, Dialect, Tables } from "./dialect.js"
 import { number } from "./runRow.js"
+import { claimsKept } from "./runs/claim.js"
+import { insertOneKept } from "./runs/create.js"
 
 type Columns = { readonly [column: string]: readonly [ColumnType, "NOT NULL" | "NULL"] }
 interface Index {
@@ -133,6 +135,12 @@ const views = ({ ddl }: Dialect, tables: Tables): ReadonlyArray<string> => {
   ]
 }
 
+const functions = (dialect: Dialect, tables: Tables): ReadonlyArray<string> => {
+  const { keep } = dialect
+  const database = { dialect, tables }
+  return keep === null ? [] : [insertOneKept(database), ...claimsKept(database)].map((kept) => keep(kept).create)
+}
+
 /** Every step in its order; a step once published never changes. */
 const steps = (dialect: Dialect, tables: Tables): ReadonlyArray<{ readonly name: string; readonly statements: ReadonlyArray<string> }> => [
   {
@@ -156,6 +164,7 @@ const steps = (dialect: Dialect, tables: Tables): ReadonlyArray<{ readonly name:
       ...table(dialect, tables.attempts, attempts, "run_id, fence"),
       ...table(dialect, tables.instances, instances, "id", [{ name: "lease", columns: "state, lease_until" }]),
       ...dialect.ddl.tuning(tables),
+      ...functions(dialect, tables),
       ...views(dialect, tables)
     ]
   }

@@ -6,7 +6,7 @@ import { parse } from "../json.js"
 import { type Attempted, largestCount } from "../lifecycle.js"
 import { momentOf } from "../moment.js"
 import type { Row } from "./database.js"
-import type { Dialect } from "./dialect.js"
+import type { ColumnType, Dialect } from "./dialect.js"
 
 /** 64-bit integers come as number (SQLite), string (PostgreSQL) or bigint (safe integers). */
 export const number = (value: unknown): number => Number(value)
@@ -50,22 +50,22 @@ export interface ClaimedRun extends Attempted {
 }
 
 /** what travels with every run of a claim; its queue and its token are known to whoever claims */
-const claimedColumns = [
-  "id",
-  "job",
-  "priority",
-  "run_at",
-  "created_at",
-  "created_by",
-  "claimed_at",
-  "fence",
-  "max_errors",
-  "max_timeouts",
-  "max_crashes",
-  "timeout_ms",
-  "payload",
-  "traceparent"
-]
+const claimedColumns = {
+  id: "id",
+  job: "name",
+  priority: "small",
+  run_at: "big",
+  created_at: "big",
+  created_by: "id",
+  claimed_at: "big",
+  fence: "big",
+  max_errors: "int",
+  max_timeouts: "int",
+  max_crashes: "int",
+  timeout_ms: "big",
+  payload: "text",
+  traceparent: "text"
+} satisfies { [column: string]: ColumnType }
 
 /** what nearly all runs have in common: it travels only with those that differ, for a column costs a driver 0.2 us per row */
 const usual: { readonly [column: string]: (column: string, prefix: string) => string } = {
@@ -90,6 +90,9 @@ function isNull(column: string, prefix: string) {
   return `${prefix}${column} IS NULL`
 }
 
+/** The types of what a claim returns of a run. */
+export const claimTypes: { readonly [column: string]: ColumnType } = { ...claimedColumns, unusual: "text" }
+
 /** What a claim returns of a run. */
 export const claimColumns =
   ({ jsonObject }: Pick<Dialect, "jsonObject">) =>
@@ -97,7 +100,7 @@ export const claimColumns =
     const conditions = Object.entries(usual).map(([column, condition]) => condition(column, prefix))
     const members = jsonObject(Object.fromEntries(Object.keys(usual).map((column) => [column, `${prefix}${column}`])))
     return [
-      ...claimedColumns.map((column) => `${prefix}${column}`),
+      ...Object.keys(claimedColumns).map((column) => `${prefix}${column}`),
       `CASE WHEN ${conditions.join(" AND ")} THEN NULL ELSE ${members} END AS unusual`
     ].join(", ")
   }

@@ -3,6 +3,8 @@
  * ever part of a text; every value travels as a parameter. Fixed texts cost nothing to build per call and can stay prepared.
  */
 
+import type { ColumnType } from "./dialect.js"
+
 /** An array is one parameter, where the database has them. */
 export type Value = string | number | null | ReadonlyArray<string | number>
 
@@ -10,6 +12,14 @@ export type Value = string | number | null | ReadonlyArray<string | number>
 export interface Statement {
   readonly text: string
   readonly names: ReadonlyArray<string>
+}
+
+/** A statement that is sent for single runs, which a database that plans each text anew can keep planned under a name. */
+export interface Kept {
+  readonly name: string
+  readonly source: string
+  readonly parameters: { readonly [parameter: string]: ColumnType | `${ColumnType}[]` }
+  readonly returns: { readonly [column: string]: ColumnType }
 }
 
 /** How a dialect writes its n-th parameter, and whether one placeholder may stand in several places. */
@@ -42,6 +52,18 @@ export const bind = (statement: Statement, values: { readonly [name: string]: Va
     }
     return value
   })
+
+/** A condition, and the values of its parameters. */
+export interface Condition {
+  readonly sql: string
+  readonly values: { readonly [name: string]: Value }
+}
+
+/** `column IN (:name0, :name1)`, where the database has no arrays */
+export const inList = (column: string, name: string, all: ReadonlyArray<string>): Condition => ({
+  sql: all.length === 0 ? "1 = 0" : `${column} IN (${all.map((_, i) => `:${name}${i}`).join(", ")})`,
+  values: Object.fromEntries(all.map((one, i) => [`${name}${i}`, one]))
+})
 
 /** `a = 1, b = 2`, with what stands before each column: MySQL wants it there, the others forbid it. */
 export const assignments = (set: { readonly [column: string]: string }, before = ""): string =>

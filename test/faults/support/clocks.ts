@@ -110,7 +110,12 @@ export const steppedClient = (client: SqlClient.SqlClient): Stepped => {
   let off = 0
   let replaced = 0
   let expired = 0
-  const rewritten = (text: string) => {
+  // what the server keeps asks for its clock where nobody sees it: here, the text itself is sent
+  const keptTexts = new Map<string, string>()
+  const rewritten = (sent: string) => {
+    const [, name, kept] = /CREATE OR REPLACE FUNCTION (\w+)\(.*?BEGIN RETURN QUERY (.*); END/s.exec(sent) ?? []
+    if (name !== undefined) keptTexts.set(name, kept!)
+    const text = sent.replace(/SELECT \* FROM (\w+)\([$\d, ]*\)/, (call, name) => keptTexts.get(name) ?? call)
     const parts = text.split(now)
     if (parts.length > 1) replaced++
     return off === 0 ? text : parts.join(`(${now} + ${off})`)

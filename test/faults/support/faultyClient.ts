@@ -23,6 +23,8 @@ export interface Fault {
   readonly when: "before" | "after"
   /** which of them, from 1; all of them if nothing is said */
   readonly nth?: number
+  /** all that come after it, too */
+  readonly onwards?: true
   readonly act: Act
 }
 
@@ -55,7 +57,10 @@ export const make = (client: SqlClient.SqlClient): FaultyClient => {
   let struck = 0
 
   const next = (kind: Kind, when: Fault["when"]): Act | null => {
-    const due = armed.filter((fault) => fault.at === kind && fault.when === when && (fault.left === null || --fault.left === 0))
+    const due = armed.filter(
+      (fault) =>
+        fault.at === kind && fault.when === when && (fault.left === null || --fault.left === 0 || (fault.onwards && fault.left < 0))
+    )
     if (due.length > 0) struck++
     return due[0]?.act ?? null
   }

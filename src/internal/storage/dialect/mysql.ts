@@ -2,7 +2,7 @@
 import type { SqlError } from "@effect/sql/SqlError"
 import type { ColumnType, Dialect, Failure } from "../dialect.js"
 import { errorCode, errorMessage } from "../driverError.js"
-import { assignments, jsonMembers } from "../statement.js"
+import { assignments, inList, jsonMembers } from "../statement.js"
 
 const ascii = "CHARACTER SET ascii COLLATE ascii_bin"
 const unicode = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
@@ -71,6 +71,7 @@ export const mysql: Dialect = {
   jsonObject: (members) => `CAST(JSON_OBJECT(${jsonMembers(members)}) AS CHAR)`,
   hidden: (column) => column,
   among: (column, parameter) => `FIND_IN_SET(${column}, ${parameter}) > 0`,
+  oneOf: inList,
   bytes: (text) => `LENGTH(${text})`,
   big: (parameter) => `CAST(${parameter} AS SIGNED)`,
   limit: (rows) => `LIMIT ${rows}`,
@@ -82,6 +83,7 @@ export const mysql: Dialect = {
   useClaimIndex: ({ runs }) => `FORCE INDEX (${runs}_claim)`,
   skipLocked: "FOR UPDATE SKIP LOCKED",
   forUpdate: "FOR UPDATE",
+  keep: null,
   begin: "BEGIN",
   answersAtOnce: false,
   blockingWait: null,

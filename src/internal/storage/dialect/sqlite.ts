@@ -1,7 +1,7 @@
 import type { SqlError } from "@effect/sql/SqlError"
 import type { ColumnType, Dialect, Failure } from "../dialect.js"
 import { errorCode, errorMessage } from "../driverError.js"
-import { assignments, jsonMembers, objectOf } from "../statement.js"
+import { assignments, inList, jsonMembers, objectOf } from "../statement.js"
 
 const types: { readonly [T in ColumnType]: string } = {
   id: "TEXT",
@@ -41,6 +41,7 @@ export const sqlite: Dialect = {
   jsonObject: (members) => `json_object(${jsonMembers(members)})`,
   hidden: (column) => `+${column}`,
   among: (column, parameter) => `instr(${parameter}, ${column}) > 0`,
+  oneOf: inList,
   bytes: (text) => `length(CAST(${text} AS BLOB))`,
   big: (parameter) => parameter,
   limit: (rows) => `LIMIT ${rows}`,
@@ -52,6 +53,7 @@ export const sqlite: Dialect = {
   useClaimIndex: () => "",
   skipLocked: "",
   forUpdate: "",
+  keep: null,
   // a deferred transaction that reads first fails when it wants to write (956 times in 37,000 with 8 processes)
   begin: "BEGIN IMMEDIATE",
   answersAtOnce: true,

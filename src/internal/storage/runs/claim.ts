@@ -2,10 +2,12 @@
 import * as Effect from "effect/Effect"
 import type { StorageError } from "../../../JobsdError.js"
 import { lastMoment, State } from "../../lifecycle.js"
-import { once, type Session } from "../database.js"
-import { type ClaimedRun, claimColumns, claimedRun, number } from "../runRow.js"
-import type { Statement } from "../statement.js"
+import { type Database, once, type Session } from "../database.js"
+import { type ClaimedRun, claimColumns, claimedRun, claimTypes, number } from "../runRow.js"
+import type { Condition, Kept, Statement } from "../statement.js"
 import { type Asker, knownCondition, risen, valuesOf } from "./context.js"
+
+type Claimable = typeof State.ready | typeof State.suspect
 
 /** Milliseconds until the next run is due; not positive: it is due; infinite: nothing waits. */
 export interface Waits {
@@ -21,33 +23,50 @@ export interface Claimed {
 
 export interface Claim {
   /** takes due runs of a queue, at most so many, in order; suspects are asked for by themselves */
-  readonly claim: (
-    queue: string,
-    state: typeof State.ready | typeof State.suspect,
-    limit: number,
-    token: string
-  ) => Effect.Effect<Claimed, StorageError>
+  readonly claim: (queue: string, state: Claimable, limit: number, token: string) => Effect.Effect<Claimed, StorageError>
   /** how long until the next run of a known job is due, per queue */
   readonly nextDue: Effect.Effect<ReadonlyMap<string, Waits>, StorageError>
 }
 
-export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queues }: Asker): Claim => {
-  const { dialect, statement, tables } = database
+const claimKept = (
+  { dialect, tables }: Pick<Database, "dialect" | "tables">,
+  known: Condition,
+  claim: { readonly state: Claimable; readonly limit: string }
+): Kept => {
   const { now } = dialect
-  const { instances, runs } = tables
-  const known = knownCondition(jobsAndSchedules)
-
-  const claimSql = {
-    known: known.sql,
-    set: `state = ${State.running}, fence = ${risen("r.fence")}, owner = :me, claim_token = :token, claimed_at = ${now},
-      deadline_at = CASE WHEN r.timeout_ms < ${lastMoment} THEN ${now} + r.timeout_ms + ${dialect.big(":lease")} END`,
-    alive: `EXISTS (SELECT 1 FROM ${instances} i WHERE i.id = :me AND i.state = 0 AND i.lease_until >= ${now})`,
-    columns: claimColumns(dialect)
+  const parameters = { me: "id", token: "id", lease: "big", queue: "name", jobs: "name[]", schedules: "name[]", limit: "int" } as const
+  return {
+    name: `${tables.prefix}_claim_${claim.state === State.ready ? "runs" : "suspects"}`,
+    parameters,
+    source: dialect.claim(tables, {
+      ...claim,
+      known: known.sql,
+      set: `state = ${State.running}, fence = ${risen("r.fence")}, owner = :me, claim_token = :token, claimed_at = ${now},
+        deadline_at = CASE WHEN r.timeout_ms < ${lastMoment} THEN ${now} + r.timeout_ms + ${dialect.big(":lease")} END`,
+      alive: `EXISTS (SELECT 1 FROM ${tables.instances} i WHERE i.id = :me AND i.state = 0 AND i.lease_until >= ${now})`,
+      columns: claimColumns(dialect)
+    }),
+    returns: claimTypes
   }
+}
+
+/** What a server that keeps statements is to keep: the same for every instance, whatever it knows. */
+export const claimsKept = (database: Pick<Database, "dialect" | "tables">): ReadonlyArray<Kept> =>
+  ([State.ready, State.suspect] as const).map((state) =>
+    claimKept(database, knownCondition(database.dialect, { jobs: [], schedules: [] }), { state, limit: "LIMIT :limit" })
+  )
+
+export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queues }: Asker): Claim => {
+  const { dialect, kept, statement, tables } = database
+  const { now } = dialect
+  const { runs } = tables
+  const known = knownCondition(dialect, jobsAndSchedules)
+
   const claimTexts = new Map<string, Statement>()
-  const claimStatement = (state: State, limit: number) => {
+  const claimStatement = (state: Claimable, rows: number) => {
+    const limit = dialect.keep === null ? dialect.limit(rows) : "LIMIT :limit"
     const key = `${state} ${limit}`
-    const text = claimTexts.get(key) ?? statement(dialect.claim(tables, { ...claimSql, state, limit: dialect.limit(limit) }))
+    const text = claimTexts.get(key) ?? statement(kept(claimKept(database, known, { state, limit })))
     claimTexts.set(key, text)
     return text
   }
@@ -60,7 +79,7 @@ export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queue
   const claim: Claim["claim"] = (queue, state, asked, token) => {
     // a text per limit: few of them, so that they stay prepared
     const limit = asked <= 32 ? asked : asked - (asked % 32)
-    const values = { queue, me, token, lease: leaseMillis, ...known.values }
+    const values = { queue, me, token, lease: leaseMillis, limit, ...known.values }
     const byToken = (session: Session) => session.rows(selectClaimed, { me, token })
     return database
       .write(

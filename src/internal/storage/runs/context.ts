@@ -2,7 +2,8 @@
 import type { InstanceId } from "../../../Instance.js"
 import { State } from "../../lifecycle.js"
 import type { Database, Values } from "../database.js"
-import type { ColumnType } from "../dialect.js"
+import type { ColumnType, Dialect } from "../dialect.js"
+import type { Condition } from "../statement.js"
 
 /** The jobs and schedules an instance knows. */
 export interface Known {
@@ -35,7 +36,6 @@ export const idColumns = { id: "id" } satisfies { [column: string]: ColumnType }
 export const orAbsent = <A>(value: A | null): A | undefined => (value === null ? undefined : value)
 export const json = JSON.stringify
 
-export const placeholders = (prefix: string, names: ReadonlyArray<string>): string => names.map((_, i) => `:${prefix}${i}`).join(", ")
 export const valuesOf = (prefix: string, names: ReadonlyArray<string>): Values =>
   Object.fromEntries(names.map((name, i) => [`${prefix}${i}`, name]))
 
@@ -53,10 +53,11 @@ export const putBack = (now: string, r: string, isSuspect: string) => ({
 })
 
 /** What an instance knows, as a condition with its parameters. */
-export const knownCondition = (known: Known): { readonly sql: string; readonly values: Values } => {
-  const schedules = known.schedules.length === 0 ? "" : ` OR schedule IN (${placeholders("schedule", known.schedules)})`
+export const knownCondition = ({ oneOf }: Pick<Dialect, "oneOf">, known: Known): Condition => {
+  const jobs = oneOf("job", "jobs", known.jobs)
+  const schedules = oneOf("schedule", "schedules", known.schedules)
   return {
-    sql: known.jobs.length === 0 ? "AND 1 = 0" : `AND job IN (${placeholders("job", known.jobs)}) AND (schedule IS NULL${schedules})`,
-    values: { ...valuesOf("job", known.jobs), ...valuesOf("schedule", known.schedules) }
+    sql: `AND ${jobs.sql} AND (schedule IS NULL OR ${schedules.sql})`,
+    values: { ...jobs.values, ...schedules.values }
   }
 }

@@ -6,10 +6,10 @@ import type { InstanceId } from "../../../Instance.js"
 import { RetryTransaction, StorageError } from "../../../JobsdError.js"
 import type { RunId } from "../../../Run.js"
 import { State } from "../../lifecycle.js"
-import type { Session, Values } from "../database.js"
+import type { Database, Session, Values } from "../database.js"
 import type { ColumnType } from "../dialect.js"
 import { string } from "../runRow.js"
-import type { Value } from "../statement.js"
+import type { Kept, Value } from "../statement.js"
 import { type Asker, json, orAbsent } from "./context.js"
 
 /** A run to be created. */
@@ -115,12 +115,9 @@ const insertedValues = (run: NewRun): { readonly [C in InsertedColumn]: Value } 
 const withoutNulls = (values: { readonly [column: string]: Value }) =>
   Object.fromEntries(Object.entries(values).filter(([_, value]) => value !== null))
 
-export const make = ({ database }: Asker): Create => {
-  const { dialect, statement, tables } = database
-  const { now } = dialect
-  const { runs } = tables
-
-  const insertInto = `
+/** an INSERT of all columns, given how each of those that differ is said */
+const inserting = ({ dialect: { now, returning }, tables: { runs } }: Pick<Database, "dialect" | "tables">) => {
+  const into = `
     INSERT INTO ${runs} (id, origin_id, occurrence, job, queue, schedule, name, unique_key, state, priority, run_at, created_at,
       created_by, fence, errors, timeouts, crashes, max_errors, max_timeouts, max_crashes, timeout_ms, success_count,
       success_limit, backoff, payload, payload_bytes, late, traceparent)`
@@ -129,23 +126,42 @@ export const make = ({ database }: Asker): Create => {
     ${of("priority")}, COALESCE(${of("due")}, ${now}) + ${of("delay")}, ${now}, ${of("created_by")}, 0, 0, 0, 0, ${of("max_errors")},
     ${of("max_timeouts")}, ${of("max_crashes")}, ${of("timeout_ms")}, 0, ${of("success_limit")}, ${of("backoff")}, ${of("payload")},
     ${of("payload_bytes")}, 0, ${of("traceparent")}`
-  const orNothing = dialect.returning ? "ON CONFLICT DO NOTHING" : ""
+  return { columnsOf, into, orNothing: returning ? "ON CONFLICT DO NOTHING" : "" }
+}
+
+/** The creation of a single run. One row by itself is planned in half of the time that the rows of a JSON text take. */
+export const insertOneKept = (database: Pick<Database, "dialect" | "tables">): Kept => {
+  const { dialect, tables } = database
+  const { columnsOf, into, orNothing } = inserting(database)
+  return {
+    name: `${tables.prefix}_create_run`,
+    parameters: insertedColumns,
+    source: `${into} VALUES (${columnsOf((column) => dialect.typed(`:${column}`, insertedColumns[column]))}) ${orNothing}
+      ${dialect.hint.kind === "channel" ? returningId : ""}`,
+    returns: { id: "id" }
+  }
+}
+const returningId = "RETURNING id"
+
+export const make = ({ database }: Asker): Create => {
+  const { dialect, kept, statement, tables } = database
+  const { runs } = tables
+  const { columnsOf, into, orNothing } = inserting(database)
 
   /** with and without a hint */
-  const sourced = (source: string) => {
+  const sourced = (source: string, returning = `${source} ${returningId}`) => {
     const { hint } = dialect
-    return { silent: statement(source), telling: statement(hint.kind === "channel" ? hint.within(source) : source) }
+    return { silent: statement(source), telling: statement(hint.kind === "channel" ? hint.within(returning) : source) }
   }
 
-  // one row by itself is planned in half of the time that the rows of a JSON text take
-  const insertOne = sourced(`
-    ${insertInto} VALUES (${columnsOf((column) => dialect.typed(`:${column}`, insertedColumns[column]))}) ${orNothing}`)
+  const keptOne = kept(insertOneKept(database))
+  const insertOne = sourced(keptOne, keptOne)
   const insertMany = sourced(`
-    ${insertInto} SELECT ${columnsOf((column) => `d.${column}`)} FROM ${dialect.rows(":rows", insertedColumns)} WHERE 1 = 1 ${orNothing}`)
+    ${into} SELECT ${columnsOf((column) => `d.${column}`)} FROM ${dialect.rows(":rows", insertedColumns)} WHERE 1 = 1 ${orNothing}`)
 
   // runs that differ in nothing but their payloads, as those of one createRuns do, travel as pairs
   const insertAlike = sourced(`
-    ${insertInto} SELECT ${columnsOf((column) =>
+    ${into} SELECT ${columnsOf((column) =>
       column === "id"
         ? "d.id"
         : column === "payload"

@@ -41,7 +41,7 @@ export const make = ({ database, known: jobsAndSchedules, queues }: Asker): Hous
   const { dialect, statement, tables } = database
   const { now } = dialect
   const { attempts, instances, runs } = tables
-  const known = knownCondition(jobsAndSchedules)
+  const known = knownCondition(dialect, jobsAndSchedules)
 
   // the least of them, which an index has: a planner that takes EXISTS for likely reads the table until it comes upon one
   const some = (name: string, column: string, of: string) =>
