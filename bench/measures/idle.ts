@@ -1,7 +1,10 @@
 import { setTimeout as sleep } from "node:timers/promises"
 import type { Measure } from "../harness.ts"
 
-/** F: what a worker with nothing to do costs, per minute. A short run looks for 15 seconds, and misses what happens once a minute. */
+/**
+ * F: what a worker with nothing to do costs, per minute, once it has had nothing to do for a while. A short run looks for 15 seconds,
+ * and misses what happens once a minute.
+ */
 export const idle: Measure = {
   letter: "F",
   title: "Idle worker at concurrency 10, per minute",
@@ -21,7 +24,7 @@ export const idle: Measure = {
     const database = await cell.database()
     const worker = await cell.child(database)
     await worker.call("work", { concurrency: 10, count: 0, ticking: false })
-    await sleep(5000)
+    await sleep(11_000)
     const before = await cell.server.counters(database)
     const { cpu } = await worker.call("report")
     await sleep(seconds * 1000)

@@ -115,6 +115,7 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
   const insertInGroup = groups.make({
     fitting: store.fitting,
     write: insertAndTell,
+    answersAtOnce: store.answersAtOnce,
     isOnes: (error) => error.reason === "rejected"
   })
 

@@ -12,6 +12,8 @@ export const make = <In, Out, E>(options: {
   readonly write: (group: ReadonlyArray<In>) => Effect.Effect<ReadonlyArray<Out>, E>
   /** whether an error may be one member's fault alone, so that the others deserve another try */
   readonly isOnes: (error: E) => boolean
+  /** whether the driver is synchronous */
+  readonly answersAtOnce: boolean
 }): ((one: In) => Effect.Effect<Out, E>) => {
   interface Waiter {
     readonly one: In
@@ -41,30 +43,47 @@ export const make = <In, Out, E>(options: {
     )
 
   // those who have asked meanwhile make the next group
-  const goOn = (): null => {
+  const next = (): void => {
     if (waiting.length === 0) {
       atWork = false
-      return null
+      return
     }
     const group = waiting.splice(0, options.fitting(ones(waiting)))
-    Effect.runFork(Effect.zipRight(write(group), Effect.sync(goOn)))
-    return null
+    Effect.runFork(
+      Effect.zipRight(
+        write(group),
+        Effect.sync(() => {
+          if (options.answersAtOnce) next()
+          // those who have their answers now may ask again at once: ten of them would go nine and one by turns
+          else setImmediate(next)
+        })
+      )
+    )
   }
 
   return (one) =>
     // whoever asks for a write gets to know what has come of it
     Effect.uninterruptible(
       Effect.suspend(() => {
-        if (atWork) {
+        if (atWork || options.answersAtOnce) {
           return Effect.async<Out, E>((resume) => {
             waiting.push({ one, resume })
+            if (!atWork) {
+              // nobody can ask while a synchronous driver is at work: those who ask in this turn make the group
+              atWork = true
+              queueMicrotask(next)
+            }
           })
         }
         // nobody else waits: written by the caller's own fiber, which saves two hops
         atWork = true
         return thenAlways(
           Effect.map(options.write([one]), (answers) => answers[0]!),
-          goOn
+          () => {
+            if (waiting.length === 0) atWork = false
+            else setImmediate(next)
+            return null
+          }
         )
       })
     )

@@ -10,7 +10,7 @@ import type { Database, Session } from "./database.js"
 import type { ColumnType, Dialect, Tables } from "./dialect.js"
 import { number } from "./runRow.js"
 import { claimsKept } from "./runs/claim.js"
-import { insertOneKept } from "./runs/create.js"
+import { insertsKept } from "./runs/create.js"
 
 type Columns = { readonly [column: string]: readonly [ColumnType, "NOT NULL" | "NULL"] }
 interface Index {
@@ -138,7 +138,7 @@ const views = ({ ddl }: Dialect, tables: Tables): ReadonlyArray<string> => {
 const functions = (dialect: Dialect, tables: Tables): ReadonlyArray<string> => {
   const { keep } = dialect
   const database = { dialect, tables }
-  return keep === null ? [] : [insertOneKept(database), ...claimsKept(database)].map((kept) => keep(kept).create)
+  return keep === null ? [] : [...Object.values(insertsKept(database)), ...claimsKept(database)].map((kept) => keep(kept).create)
 }
 
 /** Every step in its order; a step once published never changes. */

@@ -40,6 +40,8 @@ export interface NewRun {
 export interface Create {
   /** the transaction that a fiber with this context has open, if it is one of our database's */
   readonly transactionOf: (context: Context.Context<never>) => Session | null
+  /** whether the driver is synchronous */
+  readonly answersAtOnce: boolean
   /** how many of some runs fit into one statement, at least one */
   readonly fitting: (runs: Iterable<NewRun>) => number
   /**
@@ -129,16 +131,32 @@ const inserting = ({ dialect: { now, returning }, tables: { runs } }: Pick<Datab
   return { columnsOf, into, orNothing: returning ? "ON CONFLICT DO NOTHING" : "" }
 }
 
-/** The creation of a single run. One row by itself is planned in half of the time that the rows of a JSON text take. */
-export const insertOneKept = (database: Pick<Database, "dialect" | "tables">): Kept => {
+/** What a server that keeps statements is to keep: the creation of a single run, and of some that differ in nothing but their payloads. */
+export const insertsKept = (database: Pick<Database, "dialect" | "tables">): { readonly one: Kept; readonly alike: Kept } => {
   const { dialect, tables } = database
   const { columnsOf, into, orNothing } = inserting(database)
+  const orNothingButId = `${orNothing} ${dialect.hint.kind === "channel" ? returningId : ""}`
+  const typed = (column: InsertedColumn) => dialect.typed(`:${column}`, insertedColumns[column])
+  const { id: _id, payload: _payload, payload_bytes: _bytes, ...shared } = insertedColumns
+  const ofPair: { readonly [column in InsertedColumn]?: string } = {
+    id: "d.id",
+    payload: "d.value",
+    payload_bytes: dialect.bytes("d.value")
+  }
   return {
-    name: `${tables.prefix}_create_run`,
-    parameters: insertedColumns,
-    source: `${into} VALUES (${columnsOf((column) => dialect.typed(`:${column}`, insertedColumns[column]))}) ${orNothing}
-      ${dialect.hint.kind === "channel" ? returningId : ""}`,
-    returns: { id: "id" }
+    // one row by itself is planned in half of the time that the rows of a JSON text take
+    one: {
+      name: `${tables.prefix}_create_run`,
+      parameters: insertedColumns,
+      source: `${into} VALUES (${columnsOf(typed)}) ${orNothingButId}`,
+      returns: { id: "id" }
+    },
+    alike: {
+      name: `${tables.prefix}_create_runs`,
+      parameters: { ids: "id[]", values: "text[]", ...shared },
+      source: `${into} SELECT ${columnsOf((column) => ofPair[column] ?? typed(column))} FROM ${dialect.pairs.from("text")} WHERE 1 = 1 ${orNothingButId}`,
+      returns: { id: "id" }
+    }
   }
 }
 const returningId = "RETURNING id"
@@ -148,28 +166,18 @@ export const make = ({ database }: Asker): Create => {
   const { runs } = tables
   const { columnsOf, into, orNothing } = inserting(database)
 
-  /** with and without a hint */
-  const sourced = (source: string, returning = `${source} ${returningId}`) => {
+  /** with and without a hint, which goes with the ids */
+  const sourced = (source: string, returning = source) => {
     const { hint } = dialect
     return { silent: statement(source), telling: statement(hint.kind === "channel" ? hint.within(returning) : source) }
   }
 
-  const keptOne = kept(insertOneKept(database))
-  const insertOne = sourced(keptOne, keptOne)
-  const insertMany = sourced(`
-    ${into} SELECT ${columnsOf((column) => `d.${column}`)} FROM ${dialect.rows(":rows", insertedColumns)} WHERE 1 = 1 ${orNothing}`)
-
-  // runs that differ in nothing but their payloads, as those of one createRuns do, travel as pairs
-  const insertAlike = sourced(`
-    ${into} SELECT ${columnsOf((column) =>
-      column === "id"
-        ? "d.id"
-        : column === "payload"
-          ? "d.value"
-          : column === "payload_bytes"
-            ? dialect.bytes("d.value")
-            : dialect.typed(`:${column}`, insertedColumns[column])
-    )} FROM ${dialect.pairs.from("text")} WHERE 1 = 1 ${orNothing}`)
+  const { alike, one } = insertsKept(database)
+  const insertOne = sourced(kept(one))
+  const insertAlike = sourced(kept(alike))
+  const many = `
+    ${into} SELECT ${columnsOf((column) => `d.${column}`)} FROM ${dialect.rows(":rows", insertedColumns)} WHERE 1 = 1 ${orNothing}`
+  const insertMany = sourced(many, `${many} ${returningId}`)
 
   const keyColumns = { id: "id", unique_key: "key" } satisfies { [column: string]: ColumnType }
   // two looks rather than one with OR, for which not every planner takes both indexes
@@ -263,6 +271,7 @@ export const make = ({ database }: Asker): Create => {
 
   return {
     transactionOf: database.transactionOf,
+    answersAtOnce: dialect.answersAtOnce,
     fitting,
     // where a key that is taken is an error, it takes a statement for each
     isOneStatement: (all) => dialect.returning && fitting(all) === all.length,
