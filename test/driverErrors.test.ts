@@ -16,7 +16,7 @@ const means: ReadonlyArray<readonly [name: string, dialect: Dialect, { readonly 
       contention: ["40001", "40P01", "55P03", "57014"],
       unavailable: ["57P03", "53100", "53200", "53300", "58030", "25006", "28P01", "3D000", "ECONNREFUSED", "ENOTFOUND"],
       connection: ["57P01", "57P02", "08006", "08003", "ECONNRESET", "EPIPE", "ETIMEDOUT"],
-      missingTables: ["42P01", "3F000"],
+      missingTables: ["42P01", "3F000", "42883"],
       rejected: ["22P02", "22021", "23514", "42703", "54000"]
     }
   ],

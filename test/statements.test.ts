@@ -36,6 +36,25 @@ onEveryDatabase("the statements", (it, database) => {
     })
   )
 
+  it.scoped("that ten send who create again and again are one for all ten", () =>
+    Effect.gen(function* () {
+      const { kinds, world } = yield* watchedWorld
+      const { job } = counted("Mail")
+      yield* world.migrate
+      const jobsd = yield* world.client()
+      const before = kinds().length
+      const rounds = 20
+      const create = Effect.replicateEffect(jobsd.createRun(job, undefined), rounds)
+      const ids = yield* Effect.map(Effect.replicateEffect(create, 10, { concurrency: "unbounded" }), (all) => all.flat())
+      assert.strictEqual(new Set(ids).size, 10 * rounds)
+      const creates = kinds()
+        .slice(before)
+        .filter((kind) => kind === "create")
+      // the first may go alone, and the last do not all end at once
+      assert.isAtMost(creates.length, rounds + 5)
+    })
+  )
+
   it.scoped("that create some runs at once are one, where a key that is taken is no error", () =>
     Effect.gen(function* () {
       const { kinds, world } = yield* watchedWorld
