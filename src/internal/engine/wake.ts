@@ -20,6 +20,8 @@ export const make: Effect.Effect<Wake> = Effect.map(Effect.clock, (clock) => {
   // sleep that nobody waits for any more can come after it.
   const sleep = (millis: number) =>
     Effect.async<void>((resume) => {
+      // asked here, where nothing comes between: a fiber may give way before it gets here, and be woken meanwhile
+      if (awake) return resume(Effect.void)
       const sleeping = Effect.runFork(clock.sleep(Duration.millis(millis)))
       const end = () => {
         // a sleep that was cut short ends a moment after the next one has begun
@@ -31,7 +33,7 @@ export const make: Effect.Effect<Wake> = Effect.map(Effect.clock, (clock) => {
       sleeping.addObserver(end)
       return Effect.sync(end)
     })
-  const pause = (millis: number) => Effect.suspend(() => (awake || millis <= 0 ? Effect.void : sleep(millis)))
+  const pause = (millis: number) => (millis <= 0 ? Effect.void : sleep(millis))
   // not the Schedule's own delay: that one nothing can cut short
   const asAnswered = Schedule.identity<number>().pipe(Schedule.tapOutput(pause))
 
