@@ -13,6 +13,15 @@ onEveryDatabase("the statements", (it, database) => {
     return { world, kinds: () => watched.seen.map(({ kind }) => kind) }
   })
 
+  /** a client for one job; `since`: what it has sent since it was there */
+  const watchedClient = Effect.gen(function* () {
+    const { kinds, world } = yield* watchedWorld
+    yield* world.migrate
+    const jobsd = yield* world.client()
+    const before = kinds().length
+    return { jobsd, since: () => kinds().slice(before), ...counted("Mail") }
+  })
+
   it.scoped("that take a run which is known to be due are a claim, without a look", () =>
     Effect.gen(function* () {
       const { kinds, world } = yield* watchedWorld
@@ -38,18 +47,12 @@ onEveryDatabase("the statements", (it, database) => {
 
   it.scoped("that ten send who create again and again are one for all ten", () =>
     Effect.gen(function* () {
-      const { kinds, world } = yield* watchedWorld
-      const { job } = counted("Mail")
-      yield* world.migrate
-      const jobsd = yield* world.client()
-      const before = kinds().length
+      const { job, jobsd, since } = yield* watchedClient
       const rounds = 20
       const create = Effect.replicateEffect(jobsd.createRun(job, undefined), rounds)
       const ids = yield* Effect.map(Effect.replicateEffect(create, 10, { concurrency: "unbounded" }), (all) => all.flat())
       assert.strictEqual(new Set(ids).size, 10 * rounds)
-      const creates = kinds()
-        .slice(before)
-        .filter((kind) => kind === "create")
+      const creates = since().filter((kind) => kind === "create")
       // the first may go alone, and the last do not all end at once
       assert.isAtMost(creates.length, rounds + 5)
     })
@@ -57,17 +60,13 @@ onEveryDatabase("the statements", (it, database) => {
 
   it.scoped("that create some runs at once are one, where a key that is taken is no error", () =>
     Effect.gen(function* () {
-      const { kinds, world } = yield* watchedWorld
-      const { job } = counted("Mail")
-      yield* world.migrate
-      const jobsd = yield* world.client()
-      const before = kinds().length
+      const { job, jobsd, since } = yield* watchedClient
       const ids = yield* jobsd.createRuns(
         job,
         Array.from({ length: 50 }, () => undefined)
       )
       assert.strictEqual(new Set(ids).size, 50)
-      const during = kinds().slice(before)
+      const during = since()
       assert.strictEqual(during.filter((kind) => kind === "create").length, 1)
       assert.strictEqual(during.includes("begin"), database === "mysql")
     })

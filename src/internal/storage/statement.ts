@@ -59,10 +59,14 @@ export interface Condition {
   readonly values: { readonly [name: string]: Value }
 }
 
+/** values of the parameters name0, name1 */
+export const valuesOf = (name: string, all: ReadonlyArray<string>): Condition["values"] =>
+  Object.fromEntries(all.map((one, i) => [`${name}${i}`, one]))
+
 /** `column IN (:name0, :name1)`, where the database has no arrays */
 export const inList = (column: string, name: string, all: ReadonlyArray<string>): Condition => ({
   sql: all.length === 0 ? "1 = 0" : `${column} IN (${all.map((_, i) => `:${name}${i}`).join(", ")})`,
-  values: Object.fromEntries(all.map((one, i) => [`${name}${i}`, one]))
+  values: valuesOf(name, all)
 })
 
 /** `a = 1, b = 2`, with what stands before each column: MySQL wants it there, the others forbid it. */

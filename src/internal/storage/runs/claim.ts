@@ -4,8 +4,8 @@ import type { StorageError } from "../../../JobsdError.js"
 import { lastMoment, State } from "../../lifecycle.js"
 import { type Database, once, type Session } from "../database.js"
 import { type ClaimedRun, claimColumns, claimedRun, claimTypes, number } from "../runRow.js"
-import type { Condition, Kept, Statement } from "../statement.js"
-import { type Asker, knownCondition, risen, valuesOf } from "./context.js"
+import { type Condition, type Kept, type Statement, valuesOf } from "../statement.js"
+import { type Asker, knownCondition, risen } from "./context.js"
 
 type Claimable = typeof State.ready | typeof State.suspect
 

@@ -1,7 +1,7 @@
 /** What the statements about runs share: the columns that travel as JSON, and whose statements they are. */
 import type { InstanceId } from "../../../Instance.js"
 import { State } from "../../lifecycle.js"
-import type { Database, Values } from "../database.js"
+import type { Database } from "../database.js"
 import type { ColumnType, Dialect } from "../dialect.js"
 import type { Condition } from "../statement.js"
 
@@ -35,9 +35,6 @@ export const idColumns = { id: "id" } satisfies { [column: string]: ColumnType }
 /** JSON leaves out what is undefined, and what is left out is NULL on every database */
 export const orAbsent = <A>(value: A | null): A | undefined => (value === null ? undefined : value)
 export const json = JSON.stringify
-
-export const valuesOf = (prefix: string, names: ReadonlyArray<string>): Values =>
-  Object.fromEntries(names.map((name, i) => [`${prefix}${i}`, name]))
 
 /** A count or a fence and one more. A row written by hand may stand at the end of its type, where one more fails the whole statement. */
 export const counted = (column: string): string => `CASE WHEN ${column} < 2147483647 THEN ${column} + 1 ELSE ${column} END`

@@ -6,7 +6,8 @@ import { State } from "../../lifecycle.js"
 import type { ColumnType } from "../dialect.js"
 import { instancesKeptMillis } from "../instanceStore.js"
 import { number, storedNames, string } from "../runRow.js"
-import { type Asker, idColumns, json, knownCondition, valuesOf } from "./context.js"
+import { valuesOf } from "../statement.js"
+import { type Asker, idColumns, json, knownCondition } from "./context.js"
 
 /** How long finished runs are kept, in milliseconds; null: for ever. */
 export interface Kept {
