@@ -171,6 +171,41 @@ onEveryDatabase("createRun in the caller's transaction", (it, database) => {
     })
   )
 
+  it.scoped("leaves out what other fibers create meanwhile, and what they read is not in it", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      yield* world.migrate
+      const jobsd = yield* world.client()
+      const before = yield* jobsd.createRun(Mail, undefined)
+      const beside = yield* Deferred.make<void>()
+      const asked = yield* Effect.fork(
+        Effect.zipRight(
+          Deferred.await(beside),
+          Effect.all([jobsd.createRun(Mail, undefined), jobsd.cancel(before), jobsd.getRunState(before)], { concurrency: "unbounded" })
+        )
+      )
+      yield* jobsd.createRun(Mail, undefined).pipe(
+        Effect.zipRight(jobsd.cancel(before)),
+        Effect.zipRight(Deferred.succeed(beside, undefined)),
+        // a look at the table gives the others a turn each time; SQLite's wait for its only connection
+        Effect.zipRight(Effect.repeatN(Effect.zipRight(Effect.yieldNow(), world.sql.unsafe("SELECT 1")), 100)),
+        Effect.zipRight(Effect.fail("rolled back")),
+        world.sql.withTransaction,
+        Effect.flip
+      )
+      const [id, cancelled] = yield* Fiber.join(asked)
+      assert.strictEqual(cancelled, "cancelled")
+      const rows = yield* world.rows<{ readonly id: string; readonly state: number }>("runs")
+      assert.sameDeepMembers(
+        rows.map((row) => [row.id, Number(row.state)]),
+        [
+          [before, 4],
+          [id, 0]
+        ]
+      )
+    })
+  )
+
   it.scoped("is unaffected by a handler's own transactions", () =>
     Effect.gen(function* () {
       const world = yield* makeWorld

@@ -14,7 +14,7 @@ export const growths = {
 } satisfies { [filling in Filling]?: string }
 
 /** how often each filling is drained, each time after a drain of a database without it */
-const pairs = 2
+const pairs = 4
 
 const drainIn = async (cell: Cell, database: Database) => {
   const count = drainCount(cell)
@@ -77,6 +77,8 @@ export const growth: Measure = {
         shares.push(beside.rate! / without.rate!)
         twice += without.twice! + beside.twice!
         lost += (without.lost ?? 0) + (beside.lost ?? 0)
+        // what was not drained in time would count for the next
+        if (without.left !== 0 || beside.left !== 0) break
       }
       figures[filling] = median(shares)
       await empty.drop()

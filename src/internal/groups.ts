@@ -3,6 +3,7 @@
  * its way at a time; those who ask meanwhile make the next one.
  */
 import * as Effect from "effect/Effect"
+import type * as FiberId from "effect/FiberId"
 import { thenAlways } from "./thenAlways.js"
 
 export const make = <In, Out, E>(options: {
@@ -24,6 +25,8 @@ export const make = <In, Out, E>(options: {
   }
   const waiting: Array<Waiter> = []
   let atWork = false
+  /** who asked last */
+  let last: FiberId.FiberId | undefined
 
   const write = (group: ReadonlyArray<Waiter>): Effect.Effect<void> =>
     Effect.matchCauseEffect(
@@ -64,8 +67,11 @@ export const make = <In, Out, E>(options: {
   return (one) =>
     // whoever asks for a write gets to know what has come of it
     Effect.uninterruptible(
-      Effect.suspend(() => {
-        if (atWork || options.answersAtOnce) {
+      Effect.withFiberRuntime<Out, E>((fiber) => {
+        // who asks again when its own was the last has nobody beside it
+        const alone = !options.answersAtOnce || fiber.id() === last
+        last = fiber.id()
+        if (atWork || !alone) {
           return Effect.async<Out, E>((resume) => {
             waiting.push({ one, resume })
             if (!atWork) {

@@ -5,10 +5,13 @@
 import * as SqlClient from "@effect/sql/SqlClient"
 import type { Connection } from "@effect/sql/SqlConnection"
 import { SqlError } from "@effect/sql/SqlError"
+import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
+import * as FiberRef from "effect/FiberRef"
+import { identity } from "effect/Function"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Runtime from "effect/Runtime"
@@ -32,8 +35,10 @@ export interface Session {
   readonly rows: (statement: Statement, values: Values) => Effect.Effect<ReadonlyArray<Row>, SqlError>
   readonly affected: (statement: Statement, values: Values) => Effect.Effect<number, SqlError>
   /** text without parameters, never prepared */
-  readonly run: (text: string) => Effect.Effect<ReadonlyArray<Row>, SqlError>
+  readonly run: Run
 }
+
+export type Run = (text: string) => Effect.Effect<ReadonlyArray<Row>, SqlError>
 
 /** How long an operation may take before it counts as lost, and how often it is tried. */
 export interface Patience {
@@ -63,6 +68,8 @@ export interface Database {
   /** what is said at a channel, where the client can listen; it fails or ends when it must be called again */
   readonly listen: ((channel: string) => Stream.Stream<string, SqlError>) | null
   readonly dialect: Dialect
+  /** whether a statement that only reads waits for nobody who writes */
+  readonly readsFreely: boolean
   readonly tables: Tables
   /** compiles a statement for this database; done once per statement */
   readonly statement: (source: string) => Statement
@@ -124,9 +131,12 @@ export const outsideTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>): Eff
 const soon = Schedule.exponential("5 millis", 1.5).pipe(Schedule.union(Schedule.spaced("25 millis")), Schedule.jittered)
 const later = Schedule.exponential("50 millis").pipe(Schedule.jittered)
 
-/** A fiber that nothing interrupts, of which Effect's own metrics need not know, and which has nothing of its caller's context. */
-const alone = {
-  fiberRefs: Runtime.defaultRuntime.fiberRefs,
+/**
+ * A fiber that nothing interrupts, of which Effect's own metrics need not know, and which has nothing of its caller's context. It gives
+ * nobody else a turn between two statements of a driver that answers at once.
+ */
+const unattended = {
+  fiberRefs: Runtime.setFiberRef(Runtime.defaultRuntime, FiberRef.currentMaxOpsBeforeYield, Number.MAX_SAFE_INTEGER).fiberRefs,
   runtimeFlags: RuntimeFlags.disableAll(
     Runtime.defaultRuntimeFlags,
     RuntimeFlags.make(RuntimeFlags.Interruption, RuntimeFlags.RuntimeMetrics)
@@ -173,42 +183,75 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
     // never interrupted: sql-pg loses the slot of the pool for good when a fiber waiting for it is
     const reserve: Effect.Effect<Connection, SqlError, Scope.Scope> = Effect.uninterruptible(sql.reserve)
 
-    // better-sqlite3 waits for a lock synchronously, 5 s by default, and stops the event loop meanwhile: fail at once, and
-    // try again from here. The setting is the connection's, which is the user's too, so it is put back.
-    const { blockingWait } = dialect
+    const { beforeWrite, blocking } = dialect
     // The only connection there is may be held by a transaction that waits for this: that must end.
-    const [ours, before] = yield* awaited(
+    const [ours, waitMillis, readsFreely] = yield* awaited(
       Effect.scoped(
-        Effect.flatMap(reserve, (connection) =>
-          Effect.map(
-            blockingWait === null ? Effect.succeed([]) : sessionOn(connection).run(blockingWait),
-            ([row]) => [connection, Number(row?.timeout ?? 0)] as const
-          )
-        )
+        Effect.gen(function* () {
+          const connection = yield* reserve
+          if (blocking === null) return [connection, 0, true] as const
+          const asked = (text: string) => Effect.map(sessionOn(connection).run(text), ([row]) => Object.values(row ?? {})[0])
+          const [question, answer] = blocking.readsFreely
+          return [connection, Number(yield* asked(blocking.setting)), (yield* asked(question)) === answer] as const
+        })
       ).pipe(Effect.mapError(failed("connect", false))),
       patient.tryMillis,
       () => new StorageError({ operation: "connect", reason: "unavailable", cause: new Error("no connection came free in time") })
     )
-    const withoutBlocking = <A, E>(session: Session, effect: Effect.Effect<A, E>): Effect.Effect<A, E | SqlError> =>
-      before === 0
-        ? effect
-        : Effect.zipRight(
-            session.run(`${blockingWait} = 0`),
-            thenAlways(effect, () => Effect.ignore(session.run(`${blockingWait} = ${before}`)))
-          )
+
+    /** what has begun is committed or rolled back, as `run` says it */
+    const ended = <A, E, E2>(run: Run, effect: Effect.Effect<A, E>, refused: (error: SqlError) => E2): Effect.Effect<A, E | E2> => {
+      // a server that has already rolled back, or is gone, answers with an error that says nothing new
+      const undone = <E>(cause: Cause.Cause<E>) => Effect.zipRight(Effect.ignore(run("ROLLBACK")), Effect.failCause(cause))
+      return Effect.matchCauseEffect(effect, {
+        onFailure: undone,
+        onSuccess: (value) =>
+          Effect.matchCauseEffect(run("COMMIT"), {
+            // SQLite's transaction is still open when its COMMIT was refused
+            onFailure: (cause) => undone(Cause.map(cause, refused)),
+            onSuccess: () => Effect.succeed(value)
+          })
+      })
+    }
+
+    const prepared =
+      <A, E>(use: Use<A, E>): Use<A, E | SqlError> =>
+      (session) =>
+        beforeWrite === null ? use(session) : Effect.zipRight(session.run(beforeWrite), use(session))
+
+    // better-sqlite3 waits for a lock synchronously, 5 s by default, and stops the event loop meanwhile: fail at once, and try again from
+    // here. The setting is the connection's, which is the user's too, so it is put back.
+    const unblocked =
+      <A, E>(use: Use<A, E>): Use<A, E | SqlError> =>
+      (session) =>
+        blocking === null || waitMillis === 0
+          ? use(session)
+          : Effect.zipRight(
+              session.run(`${blocking.setting} = 0`),
+              thenAlways(use(session), () => Effect.ignore(session.run(`${blocking.setting} = ${waitMillis}`)))
+            )
+
+    const reserved = <A, E>(use: Use<A, E>) => Effect.flatMap(sql.reserve, (connection) => use(sessionOn(connection)))
+
+    // To ask for the only connection and to say the setting twice, prepared anew each time, costs 40 us. BEGIN finds out by itself whether
+    // somebody's transaction is open, and nobody comes between statements that answer at once and a COMMIT.
+    const oursAside = sessionOn(ours)
+    const atOnce = <A, E>(use: Use<A, E>): Effect.Effect<A, E | SqlError, Scope.Scope> => {
+      if (blocking === null || !readsFreely) return reserved(unblocked(use))
+      const [begin, look] = blocking.atOnce
+      const run: Run = (text) => oursAside.rows({ text, names: [] }, {})
+      return Effect.matchEffect(run(begin), {
+        onFailure: () => reserved(unblocked(use)),
+        onSuccess: () => ended(run, Effect.zipRight(run(look), use(oursAside)), identity)
+      })
+    }
 
     // A statement is never interrupted: MySQL would carry it out all the same, PostgreSQL needs another connection to cancel it. It has
     // a fiber of its own, which holds its connection until it ends.
-    const started = <A, E>(use: Use<A, E>): Fiber.RuntimeFiber<A, E | SqlError> => {
+    const started = <A, E>(statement: Effect.Effect<A, E, Scope.Scope>): Fiber.RuntimeFiber<A, E> => {
       const held = lazyScope.make()
-      const runtime = Runtime.make({ ...alone, context: Context.make(Scope.Scope, held.scope) })
-      const effect = thenAlways(
-        Effect.flatMap(sql.reserve, (connection) => {
-          const session = sessionOn(connection)
-          return withoutBlocking(session, use(session))
-        }),
-        () => held.close(Exit.void)
-      )
+      const runtime = Runtime.make({ ...unattended, context: Context.make(Scope.Scope, held.scope) })
+      const effect = thenAlways(statement, () => held.close(Exit.void))
       if (!dialect.answersAtOnce) return Runtime.runFork(runtime)(effect)
       // as Effect.runSync does: it has ended when this returns, unless it waits for the connection
       const scheduler = new Scheduler.SyncScheduler()
@@ -218,52 +261,43 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
     }
 
     /** `committing`: whether it may have committed when nothing is heard of it; `committingError`: also when it fails */
-    const tried = <A, E>(operation: string, committing: boolean, committingError: boolean, patience: Patience, use: Use<A, E>) =>
+    const tried = <A, E>(
+      operation: string,
+      committing: boolean,
+      committingError: boolean,
+      patience: Patience,
+      statement: Effect.Effect<A, E, Scope.Scope>
+    ) =>
       Effect.suspend(() =>
         awaitedFiber(
-          started(use),
+          started(statement),
           // a hung socket must not hang a heartbeat
           dialect.answersAtOnce ? Number.POSITIVE_INFINITY : patience.tryMillis,
           () => new StorageError({ operation, reason: committing ? "ambiguous" : "unavailable", cause: new Error("no answer in time") })
         )
       ).pipe(Effect.mapError(translated(operation, committingError)), retried(patience))
 
-    const read: Database["read"] = (operation, use, patience = patient) => tried(operation, false, false, patience, use)
+    const read: Database["read"] = (operation, use, patience = patient) => tried(operation, false, false, patience, atOnce(use))
 
-    const write: Database["write"] = (operation, use, patience = patient) => {
-      const { beforeWrite } = dialect
-      const statement: typeof use = beforeWrite === null ? use : (session) => Effect.zipRight(session.run(beforeWrite), use(session))
-      return Effect.uninterruptible(tried(operation, true, true, patience, statement))
-    }
+    const write: Database["write"] = (operation, use, patience = patient) =>
+      Effect.uninterruptible(tried(operation, true, true, patience, atOnce(prepared(use))))
 
-    const transaction = <A, E>(operation: string, session: Session, use: Use<A, E>) =>
-      Effect.gen(function* () {
-        if (dialect.beforeWrite !== null) yield* session.run(dialect.beforeWrite)
-        yield* session.run(dialect.begin)
-        const exit = yield* Effect.exit(use(session))
-        if (Exit.isFailure(exit)) {
-          // a server that has already rolled back, or is gone, answers with an error that says nothing new
-          yield* Effect.ignore(session.run("ROLLBACK"))
-          return yield* exit
-        }
-        return exit.value
-      }).pipe(
-        Effect.mapError(translated(operation, false)),
-        Effect.zipLeft(
-          Effect.catchAll(Effect.mapError(session.run("COMMIT"), failed(operation, true)), (error) =>
-            // SQLite's transaction is still open when its COMMIT was refused
-            Effect.zipRight(Effect.ignore(session.run("ROLLBACK")), error)
-          )
+    const transaction =
+      <A, E>(operation: string, use: Use<A, E>) =>
+      (session: Session) => {
+        const before = translated(operation, false)
+        return Effect.zipRight(
+          Effect.mapError(prepared(({ run }) => run(dialect.begin))(session), before),
+          ended(session.run, Effect.mapError(use(session), before), failed(operation, true))
         )
-      )
+      }
 
     // of its errors, only what COMMIT ends with is open, and says so itself
     const transact: Database["transact"] = (operation, use) =>
-      Effect.uninterruptible(tried(operation, true, false, patient, (session) => transaction(operation, session, use)))
+      Effect.uninterruptible(tried(operation, true, false, patient, reserved(unblocked(transaction(operation, use)))))
 
     // Effect 3's transaction tag does not say whose transaction it is. Connections of one client are of one class that the
     // client alone has (PostgreSQL, MySQL), or are one and the same object (SQLite).
-    const oursAside = sessionOn(ours)
     const isOurs = (connection: Connection) =>
       connection === ours || (ours.constructor !== Object && connection.constructor === ours.constructor)
 
@@ -281,6 +315,7 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
       // found without knowing the driver: PgClient has it
       listen: Predicate.hasProperty(client, "listen") ? (client.listen as NonNullable<Database["listen"]>) : null,
       dialect,
+      readsFreely,
       tables: tablesOf(tablePrefix),
       statement: compile(dialect.placeholders),
       kept: (kept) => dialect.keep?.(kept).call ?? kept.source,

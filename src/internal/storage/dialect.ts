@@ -40,6 +40,16 @@ export type Failure =
   | "missingTables"
   | "rejected"
 
+/** A driver that waits for locks by itself. */
+export interface Blocking {
+  /** the setting that says for how many milliseconds */
+  readonly setting: string
+  /** a question, and its answer if reading waits for nobody who writes */
+  readonly readsFreely: readonly [question: string, answer: string]
+  /** where it does not, what a transaction begins with so that a write in it fails at once */
+  readonly atOnce: readonly [begin: string, look: string]
+}
+
 export interface Dialect {
   readonly placeholders: Placeholders
   /** the database's clock: epoch milliseconds, the same within one statement */
@@ -88,8 +98,8 @@ export interface Dialect {
   readonly begin: string
   /** whether the driver is synchronous, so that an answer cannot be lost on its way */
   readonly answersAtOnce: boolean
-  /** the setting that makes the driver wait for a lock and stop the event loop meanwhile, in milliseconds */
-  readonly blockingWait: string | null
+  /** how the driver waits for a lock and stops the event loop meanwhile, if it does, and what keeps it from that */
+  readonly blocking: Blocking | null
   /** sent before a transaction or a statement of ours, so that it takes no gap locks */
   readonly beforeWrite: string | null
   /** the claim of one queue, all priorities in order: an UPDATE that marks them */

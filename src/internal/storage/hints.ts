@@ -40,16 +40,9 @@ export type HintSql =
    */
   | { readonly kind: "channel"; readonly announce: string; readonly within: (insert: string) => string }
   /**
-   * a number that changes when others commit, cheap enough to ask for every few milliseconds; `shared`: whether there can be others;
-   * `waitsForNobody`: a question, and its answer if the number can be read while somebody commits
+   * a number that changes when others commit, cheap enough to ask for every few milliseconds; `shared`: whether there can be others
    */
-  | {
-      readonly kind: "version"
-      readonly version: string
-      readonly shared: string
-      readonly waitsForNobody: readonly [question: string, answer: string]
-      readonly every: Interval
-    }
+  | { readonly kind: "version"; readonly version: string; readonly shared: string; readonly every: Interval }
   | { readonly kind: "none"; readonly look: Interval }
 
 const none: Hints = { word: () => "", look: null, announce: null, listen: null }
@@ -67,21 +60,19 @@ export const make = (database: Database, me: () => InstanceId): Hints => {
 }
 
 const watch =
-  ({ aside, read }: Database, { every, shared, version, waitsForNobody }: HintSql & { readonly kind: "version" }): Hints["listen"] =>
+  ({ aside, read, readsFreely }: Database, { every, shared, version }: HintSql & { readonly kind: "version" }): Hints["listen"] =>
   (heard) => {
     const answered = (rows: ReadonlyArray<Row>) => Object.values(rows[0] ?? {})[0]
     const ask = (text: string) => Effect.map(aside("look for changes", text), answered)
-    const [question, answer] = waitsForNobody
     return Effect.gen(function* () {
       if (Number(yield* ask(shared)) === 0) return yield* Effect.never
       // so often that all that `read` does would cost 3 s of CPU a minute
-      const look =
-        (yield* ask(question)) === answer
-          ? ask(version)
-          : Effect.map(
-              read("look for changes", ({ run }) => run(version)),
-              answered
-            )
+      const look = readsFreely
+        ? ask(version)
+        : Effect.map(
+            read("look for changes", ({ run }) => run(version)),
+            answered
+          )
       let last = yield* look
       let quiet = 0
       const again = Effect.map(look, (now) => {

@@ -69,13 +69,19 @@ export const make = (client: SqlClient.SqlClient): FaultyClient => {
   interface Reservation {
     lost: boolean
     inTransaction: boolean
+    /** SQLite: within the BEGIN and COMMIT around a statement that stands alone; what strikes once it has committed */
+    alone: { after: Act | null } | null
   }
+
+  const said = (text: string, connection: Connection) => Effect.suspend(() => connection.executeUnprepared(text, [], undefined))
 
   const losing = (connection: Connection, reservation: Reservation) =>
     Effect.suspend(() => {
       reservation.lost = true
       // what a server does when it finds that its client has gone
-      const rollback = reservation.inTransaction ? Effect.ignore(connection.executeUnprepared("ROLLBACK", [], undefined)) : Effect.void
+      const isOpen = reservation.inTransaction || reservation.alone !== null
+      reservation.alone = null
+      const rollback = isOpen ? Effect.ignore(said("ROLLBACK", connection)) : Effect.void
       return Effect.zipRight(rollback, Effect.fail(lost()))
     })
 
@@ -99,6 +105,36 @@ export const make = (client: SqlClient.SqlClient): FaultyClient => {
     }
   }
 
+  // A statement that stands alone has no effect before its COMMIT, and the driver, which answers at once, leaves no time within: it is
+  // one point, as it is on other databases.
+  const aroundAlone = <A>(
+    text: string,
+    connection: Connection,
+    reservation: Reservation,
+    run: () => Effect.Effect<A, SqlError.SqlError>
+  ): Effect.Effect<A, SqlError.SqlError> => {
+    if (text.startsWith("SELECT")) return run()
+    const after = text.startsWith("COMMIT") ? (reservation.alone?.after ?? null) : null
+    return Effect.tap(run(), () => {
+      reservation.alone = null
+      return strike(after, connection, reservation)
+    })
+  }
+  const outsideOf = (
+    alone: Reservation["alone"],
+    connection: Connection,
+    reservation: Reservation,
+    pause: Effect.Effect<void, SqlError.SqlError>
+  ) =>
+    Effect.gen(function* () {
+      reservation.alone = null
+      yield* Effect.ignore(said("ROLLBACK", connection))
+      yield* pause
+      yield* said("BEGIN", connection)
+      yield* said("SELECT 1 FROM sqlite_master LIMIT 1", connection)
+      reservation.alone = alone
+    })
+
   const watched = <A>(
     text: string,
     connection: Connection,
@@ -107,9 +143,23 @@ export const make = (client: SqlClient.SqlClient): FaultyClient => {
   ): Effect.Effect<A, SqlError.SqlError> =>
     Effect.suspend(() => {
       if (reservation.lost) return Effect.fail(lost())
+      if (dialect === "sqlite" && text.startsWith("BEGIN") && !text.startsWith("BEGIN IMMEDIATE")) {
+        return Effect.tap(run(), () => {
+          reservation.alone = { after: null }
+        })
+      }
+      const { alone } = reservation
+      if (alone !== null && /^(COMMIT|ROLLBACK|SELECT 1 FROM sqlite_master)/.test(text))
+        return aroundAlone(text, connection, reservation, run)
       const kind = kindOf(text)
       seen.push({ kind, text })
-      return strike(next(kind, "before"), connection, reservation).pipe(
+      const before = next(kind, "before")
+      const takesTime = alone !== null && (before?.do === "delay" || before?.do === "hang")
+      return (
+        takesTime
+          ? outsideOf(alone, connection, reservation, strike(before, connection, reservation))
+          : strike(before, connection, reservation)
+      ).pipe(
         // suspended: the SQLite driver prepares a text when the effect is made
         Effect.zipRight(
           Effect.tapError(Effect.suspend(run), ({ cause }) =>
@@ -119,6 +169,10 @@ export const make = (client: SqlClient.SqlClient): FaultyClient => {
           )
         ),
         Effect.tap(() => {
+          if (alone !== null) {
+            alone.after ??= next(kind, "after")
+            return Effect.void
+          }
           if (kind === "begin") reservation.inTransaction = true
           if (kind === "commit" || kind === "rollback") reservation.inTransaction = false
           return strike(next(kind, "after"), connection, reservation)
@@ -132,7 +186,7 @@ export const make = (client: SqlClient.SqlClient): FaultyClient => {
   const wrap = (connection: Connection) => {
     const known = wrappers.get(connection)
     if (known !== undefined) return known
-    const reservation: Reservation = { lost: false, inTransaction: false }
+    const reservation: Reservation = { lost: false, inTransaction: false, alone: null }
     const wrapped = new Proxy(connection, {
       get: (target, name) =>
         watchedMethods.includes(name as (typeof watchedMethods)[number])

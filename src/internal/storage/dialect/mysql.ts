@@ -86,7 +86,7 @@ export const mysql: Dialect = {
   keep: null,
   begin: "BEGIN",
   answersAtOnce: false,
-  blockingWait: null,
+  blocking: null,
   // under REPEATABLE READ a claim locks the gaps that inserts need (500 ms of waiting against 2 ms), and deadlocks
   beforeWrite: "SET TRANSACTION ISOLATION LEVEL READ COMMITTED",
   // the range optimizer reads one index range per priority, in order and without a sort

@@ -86,7 +86,7 @@ export const postgres: Dialect = {
   },
   begin: "BEGIN",
   answersAtOnce: false,
-  blockingWait: null,
+  blocking: null,
   beforeWrite: null,
   // One index range per priority: a plain ORDER BY over all of them would walk every future row of the more urgent ones
   // (5 ms with 200,000 of them, against 0.3 ms). The lateral subqueries are pulled row by row, so no more is locked than taken.

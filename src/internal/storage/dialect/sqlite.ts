@@ -57,7 +57,13 @@ export const sqlite: Dialect = {
   // a deferred transaction that reads first fails when it wants to write (956 times in 37,000 with 8 processes)
   begin: "BEGIN IMMEDIATE",
   answersAtOnce: true,
-  blockingWait: "PRAGMA busy_timeout",
+  blocking: {
+    setting: "PRAGMA busy_timeout",
+    // with a journal that is rolled back, a reader waits for whoever commits
+    readsFreely: ["PRAGMA journal_mode", "wal"],
+    // a transaction that has read is refused the lock without a wait: its writer could be waiting for this reader
+    atOnce: ["BEGIN", "SELECT 1 FROM sqlite_master LIMIT 1"]
+  },
   beforeWrite: null,
   claim: ({ runs }, { alive, columns, known, limit, set, state }) => `
     UPDATE ${runs} AS r
@@ -91,8 +97,6 @@ export const sqlite: Dialect = {
     kind: "version",
     version: "PRAGMA data_version",
     shared: "SELECT COUNT(*) AS files FROM pragma_database_list WHERE name = 'main' AND file <> ''",
-    // with a journal that is rolled back, a reader waits for whoever commits
-    waitsForNobody: ["PRAGMA journal_mode", "wal"],
     every: { millis: 8, quietMillis: 64 }
   },
   failure,
