@@ -58,14 +58,6 @@ export const make: Effect.Effect<Wake> = Effect.map(Effect.clock, (clock) => {
   }
 })
 
-/**
- * Lets timers, sockets and signals have their turn. A synchronous driver never does: two of our loops that keep each other busy held
- * up everything else in the process for as long as there was work.
- */
-export const aBreath: Effect.Effect<void> = Effect.async((resume) => {
-  setImmediate(() => resume(Effect.void))
-})
-
 /** How long a loop waits after a failure: 100 ms at first, 5 s at most, jittered. It is a turn's answer, so a wake-up cuts it short. */
 export const makePatience = () => {
   let failures = 0

@@ -61,8 +61,9 @@ export const make = (options: {
   let next = 0
   let busy = 0
   let told = 0
-  /** permits taken for workers that are between two runs */
-  let between = 0
+  /** permits of workers that are between two runs; one that has nothing to do keeps its own, so that the next run starts sooner */
+  let between = 1
+  Effect.runSync(semaphore.take(between))
   let pumping = false
   // slow until shown otherwise: the runs of a job that takes hours must not wait behind one another
   let averageMillis = Number.POSITIVE_INFINITY
@@ -99,9 +100,9 @@ export const make = (options: {
       next = 0
     }
     pumping = false
-    if (between > 0) {
-      Effect.runSync(semaphore.release(between))
-      between = 0
+    if (between > 1) {
+      Effect.runSync(semaphore.release(between - 1))
+      between = 1
     }
   }
 

@@ -3,11 +3,14 @@
  * polling alone is enough for everything but speed.
  */
 import { SqlError } from "@effect/sql/SqlError"
+import * as Chunk from "effect/Chunk"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import * as Stream from "effect/Stream"
 import type { InstanceId } from "../../Instance.js"
 import type { StorageError } from "../../JobsdError.js"
+import { aBreath } from "../aBreath.js"
 import type { Database, Row } from "./database.js"
 
 /** What was heard: a run of this queue is due now, or (null) something may be due soon. */
@@ -107,13 +110,17 @@ const channel = (
     listen: (heard) =>
       Effect.gen(function* () {
         let heardAt = performance.now()
-        const listening = Stream.runForEach(listen(name), (payload) =>
-          Effect.sync(() => {
-            const [, from, word, queue] = /^(\S+) (\S+)(?: (.+))?$/s.exec(payload) ?? []
-            if (from === me()) heardAt = performance.now()
-            else if (word === "due" || word === "soon") heard({ queue: queue ?? null })
-          })
-        )
+        const hear = (payload: string) => {
+          const [, from, word, queue] = /^(\S+) (\S+)(?: (.+))?$/s.exec(payload) ?? []
+          if (from === me()) heardAt = performance.now()
+          else if (word === "due" || word === "soon") heard({ queue: queue ?? null })
+        }
+        // Pulled, not `Stream.runForEach`, which takes twice the operations; and whom it woke goes first.
+        const listening = Effect.scoped(
+          Effect.flatMap(Stream.toPull(listen(name)), (pull) =>
+            Effect.forever(Effect.zipRight(Effect.map(pull, Chunk.forEach(hear)), aBreath))
+          )
+        ).pipe(Effect.catchAll(Option.match({ onNone: () => Effect.void, onSome: Effect.fail })))
         const checking = Effect.gen(function* () {
           while (true) {
             yield* Effect.sleep(pingMillis)
