@@ -98,7 +98,9 @@ export const targets: ReadonlyArray<Target> = [
   ...databases.map((on) => atMost(1.15, `${names[on]} memory while it works on a million, late / early`, own(on, "H", "growth"))),
   ...databases.map((on) => atLeast(5, `${names[on]} ten one-worker instances, shared by`, own(on, "S", "sharedBy"))),
   atLeast(0.3, "drain with telemetry / without", own("postgres", "T", "share")),
-  atMost(60, "CPU µs more per run with telemetry", own("postgres", "T", "cpu"))
+  atMost(60, "CPU µs more per run with telemetry", own("postgres", "T", "cpu")),
+  atLeast(0.3, "drain with telemetry / without, warm", own("postgres", "T", "shareWarm")),
+  atMost(60, "CPU µs more per run with telemetry, warm", own("postgres", "T", "cpuWarm"))
 ]
 
 /** Lines for the report, and how many of those measured were reached. */

@@ -127,6 +127,8 @@ export const withoutTransaction = <R>(context: Context.Context<R>): Context.Cont
 export const outsideTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.mapInputContext(effect, (context: Context.Context<R>) => withoutTransaction(context))
 
+const fixed = (text: string): Statement => ({ text, names: [] })
+
 /** what is definite is tried again soon and often; what a lost connection left open, a few times, since writes are idempotent */
 const soon = Schedule.exponential("5 millis", 1.5).pipe(Schedule.union(Schedule.spaced("25 millis")), Schedule.jittered)
 const later = Schedule.exponential("50 millis").pipe(Schedule.jittered)
@@ -239,7 +241,7 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
     const atOnce = <A, E>(use: Use<A, E>): Effect.Effect<A, E | SqlError, Scope.Scope> => {
       if (blocking === null || !readsFreely) return reserved(unblocked(use))
       const [begin, look] = blocking.atOnce
-      const run: Run = (text) => oursAside.rows({ text, names: [] }, {})
+      const run: Run = (text) => oursAside.rows(fixed(text), {})
       return Effect.matchEffect(run(begin), {
         onFailure: () => reserved(unblocked(use)),
         onSuccess: () => ended(run, Effect.zipRight(run(look), use(oursAside)), identity)
@@ -324,7 +326,7 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
       transact,
       within: (transaction) => (transaction === null ? { read, write } : joined(transaction)),
       transactionOf,
-      aside: (operation, text) => Effect.mapError(oursAside.run(text), failed(operation, false)),
+      aside: (operation, text) => Effect.mapError(oursAside.rows(fixed(text), {}), failed(operation, false)),
       failed
     }
   })

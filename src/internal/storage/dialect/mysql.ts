@@ -113,7 +113,7 @@ export const mysql: Dialect = {
   deleteIn: (table, column, rows) => `DELETE r FROM ${rows} STRAIGHT_JOIN ${table} r ON r.${column} = d.id`,
   updateLimited: ({ limit, set, table, where }) => `UPDATE ${table} SET ${set} WHERE ${where} LIMIT ${limit}`,
   // half of this is how long a run of another process waits for an idle instance; each look costs one statement
-  hint: { kind: "none", look: { millis: 190, quietMillis: 500 } },
+  hint: { kind: "none", look: { millis: 190, quietMillis: 750 } },
   failure,
   remembersFailure: null,
   ddl: {

@@ -97,7 +97,7 @@ export const sqlite: Dialect = {
     kind: "version",
     version: "PRAGMA data_version",
     shared: "SELECT COUNT(*) AS files FROM pragma_database_list WHERE name = 'main' AND file <> ''",
-    every: { millis: 8, quietMillis: 64 }
+    every: { millis: 8, quietMillis: 100 }
   },
   failure,
   // its cache of prepared statements keeps failures too, for ten minutes: tables that come back would stay away
