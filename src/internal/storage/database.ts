@@ -216,7 +216,8 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
       })
     }
 
-    const prepared =
+    /** what goes before a transaction, or a statement of its own */
+    const preceded =
       <A, E>(use: Use<A, E>): Use<A, E | SqlError> =>
       (session) =>
         beforeWrite === null ? use(session) : Effect.zipRight(session.run(beforeWrite), use(session))
@@ -282,14 +283,14 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
     const read: Database["read"] = (operation, use, patience = patient) => tried(operation, false, false, patience, atOnce(use))
 
     const write: Database["write"] = (operation, use, patience = patient) =>
-      Effect.uninterruptible(tried(operation, true, true, patience, atOnce(prepared(use))))
+      Effect.uninterruptible(tried(operation, true, true, patience, atOnce(preceded(use))))
 
     const transaction =
       <A, E>(operation: string, use: Use<A, E>) =>
       (session: Session) => {
         const before = translated(operation, false)
         return Effect.zipRight(
-          Effect.mapError(prepared(({ run }) => run(dialect.begin))(session), before),
+          Effect.mapError(preceded(({ run }) => run(dialect.begin))(session), before),
           ended(session.run, Effect.mapError(use(session), before), failed(operation, true))
         )
       }

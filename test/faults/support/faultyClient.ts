@@ -106,34 +106,29 @@ export const make = (client: SqlClient.SqlClient): FaultyClient => {
   }
 
   // A statement that stands alone has no effect before its COMMIT, and the driver, which answers at once, leaves no time within: it is
-  // one point, as it is on other databases.
-  const aroundAlone = <A>(
-    text: string,
-    connection: Connection,
-    reservation: Reservation,
-    run: () => Effect.Effect<A, SqlError.SqlError>
-  ): Effect.Effect<A, SqlError.SqlError> => {
-    if (text.startsWith("SELECT")) return run()
+  // one point, as it is on other databases. What strikes after it does so after the COMMIT, and what takes time before it before the BEGIN.
+  const look = "SELECT 1 FROM sqlite_master LIMIT 1"
+  const beginsAlone = (text: string) => dialect === "sqlite" && text.trimEnd() === "BEGIN"
+  const aroundAlone = <A>(text: string, connection: Connection, reservation: Reservation, run: () => Effect.Effect<A, SqlError.SqlError>) => {
+    if (text.startsWith(look)) return run()
     const after = text.startsWith("COMMIT") ? (reservation.alone?.after ?? null) : null
     return Effect.tap(run(), () => {
       reservation.alone = null
       return strike(after, connection, reservation)
     })
   }
-  const outsideOf = (
-    alone: Reservation["alone"],
-    connection: Connection,
-    reservation: Reservation,
-    pause: Effect.Effect<void, SqlError.SqlError>
-  ) =>
-    Effect.gen(function* () {
+  const strikeBefore = (act: Act | null, connection: Connection, reservation: Reservation): Effect.Effect<void, SqlError.SqlError> => {
+    const { alone } = reservation
+    if (alone === null || (act?.do !== "delay" && act?.do !== "hang")) return strike(act, connection, reservation)
+    return Effect.gen(function* () {
       reservation.alone = null
-      yield* Effect.ignore(said("ROLLBACK", connection))
-      yield* pause
+      yield* said("ROLLBACK", connection)
+      yield* strike(act, connection, reservation)
       yield* said("BEGIN", connection)
-      yield* said("SELECT 1 FROM sqlite_master LIMIT 1", connection)
+      yield* said(look, connection)
       reservation.alone = alone
     })
+  }
 
   const watched = <A>(
     text: string,
@@ -143,23 +138,16 @@ export const make = (client: SqlClient.SqlClient): FaultyClient => {
   ): Effect.Effect<A, SqlError.SqlError> =>
     Effect.suspend(() => {
       if (reservation.lost) return Effect.fail(lost())
-      if (dialect === "sqlite" && text.startsWith("BEGIN") && !text.startsWith("BEGIN IMMEDIATE")) {
+      if (beginsAlone(text)) {
         return Effect.tap(run(), () => {
           reservation.alone = { after: null }
         })
       }
       const { alone } = reservation
-      if (alone !== null && /^(COMMIT|ROLLBACK|SELECT 1 FROM sqlite_master)/.test(text))
-        return aroundAlone(text, connection, reservation, run)
+      if (alone !== null && ["COMMIT", "ROLLBACK", look].includes(text.trimEnd())) return aroundAlone(text, connection, reservation, run)
       const kind = kindOf(text)
       seen.push({ kind, text })
-      const before = next(kind, "before")
-      const takesTime = alone !== null && (before?.do === "delay" || before?.do === "hang")
-      return (
-        takesTime
-          ? outsideOf(alone, connection, reservation, strike(before, connection, reservation))
-          : strike(before, connection, reservation)
-      ).pipe(
+      return strikeBefore(next(kind, "before"), connection, reservation).pipe(
         // suspended: the SQLite driver prepares a text when the effect is made
         Effect.zipRight(
           Effect.tapError(Effect.suspend(run), ({ cause }) =>
