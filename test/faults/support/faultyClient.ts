@@ -109,7 +109,12 @@ export const make = (client: SqlClient.SqlClient): FaultyClient => {
   // one point, as it is on other databases. What strikes after it does so after the COMMIT, and what takes time before it before the BEGIN.
   const look = "SELECT 1 FROM sqlite_master LIMIT 1"
   const beginsAlone = (text: string) => dialect === "sqlite" && text.trimEnd() === "BEGIN"
-  const aroundAlone = <A>(text: string, connection: Connection, reservation: Reservation, run: () => Effect.Effect<A, SqlError.SqlError>) => {
+  const aroundAlone = <A>(
+    text: string,
+    connection: Connection,
+    reservation: Reservation,
+    run: () => Effect.Effect<A, SqlError.SqlError>
+  ) => {
     if (text.startsWith(look)) return run()
     const after = text.startsWith("COMMIT") ? (reservation.alone?.after ?? null) : null
     return Effect.tap(run(), () => {
