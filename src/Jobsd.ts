@@ -180,8 +180,8 @@ export declare namespace Jobsd {
 }
 
 /**
- * What `cancel` has come to: the run was waiting and is `cancelled`; it is running, and its interruption is `requested`; or it was
- * `finished` already, and stays as it is.
+ * What `cancel` has come to: the run is `cancelled`, as one that was waiting is at once; it is running, and its interruption is
+ * `requested`; or it was `finished` already, and stays as it is.
  *
  * @example
  * import { Effect } from "effect"

@@ -49,6 +49,30 @@ onEveryDatabase("cancelling", (it) => {
     })
   )
 
+  it.scoped("is told as such when the answer to it was lost, and the run is over before it is asked for again", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      const Endless = Job.make("Endless")
+      const instance = yield* world.start(
+        Endless.toLayer(() => Effect.never),
+        { jobs: [Endless], leaseDuration: "3 seconds" }
+      )
+      const faulty = makeFaulty((yield* world.apart).sql)
+      const client = yield* world.on(faulty.sql).client()
+      const waits = yield* instance.createRun(Endless, undefined, { delay: "1 hour" })
+      faulty.arm({ at: "cancel", when: "after", nth: 1, act: { do: "lose" } })
+      assert.strictEqual(yield* client.cancel(waits), "cancelled")
+      const runs = yield* instance.createRun(Endless, undefined)
+      yield* reaches(instance, runs, "running")
+      faulty.arm({ at: "request cancel", when: "after", nth: 1, act: { do: "lose" } })
+      // longer than the heartbeat takes that hears of it
+      faulty.arm({ at: "request cancel", when: "before", nth: 2, act: { do: "delay", millis: 2500 } })
+      assert.strictEqual(yield* client.cancel(runs), "cancelled")
+      assert.strictEqual((yield* client.getRunState(runs)).status, "cancelled")
+      assert.strictEqual(faulty.struck(), 3)
+    })
+  )
+
   it.scoped("a run that is running elsewhere is heard of with the next heartbeat", () =>
     Effect.gen(function* () {
       const world = yield* makeWorld

@@ -294,6 +294,9 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
                 return "requested"
               }
               break
+            case "cancelled":
+              // by us, if the answer to that was lost, or by somebody else meanwhile
+              return round === 0 ? "finished" : "cancelled"
             default:
               return "finished"
           }

@@ -186,7 +186,8 @@ const operations: ReadonlyArray<Operation> = [
         const id = yield* jobsd.createRun(job, undefined)
         yield* reaches(jobsd, id, "running")
         cut()
-        assert.strictEqual(yield* jobsd.cancel(id), "requested")
+        // a heartbeat can end the run before it is asked again
+        assert.include(["requested", "cancelled"], yield* jobsd.cancel(id))
         yield* reaches(jobsd, id, "cancelled")
         return [id]
       })
