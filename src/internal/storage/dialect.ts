@@ -46,7 +46,7 @@ export interface Blocking {
   readonly setting: string
   /** a question, and its answer if reading waits for nobody who writes */
   readonly readsFreely: readonly [question: string, answer: string]
-  /** where it does not, what a transaction begins with so that a write in it fails at once */
+  /** then: what a transaction begins with, so that a write in it that cannot have the lock fails at once */
   readonly atOnce: readonly [begin: string, look: string]
 }
 

@@ -5,6 +5,7 @@
 import { SqlClient, SqlError } from "@effect/sql"
 import type { Connection } from "@effect/sql/SqlConnection"
 import { Context, Effect } from "effect"
+import { sqlite } from "../../../src/internal/storage/dialect/sqlite.js"
 import { type Kind, kindOf } from "./statements.js"
 
 /** What happens at a trigger point. */
@@ -107,8 +108,8 @@ export const make = (client: SqlClient.SqlClient): FaultyClient => {
 
   // A statement that stands alone has no effect before its COMMIT, and the driver, which answers at once, leaves no time within: it is
   // one point, as it is on other databases. What strikes after it does so after the COMMIT, and what takes time before it before the BEGIN.
-  const look = "SELECT 1 FROM sqlite_master LIMIT 1"
-  const beginsAlone = (text: string) => dialect === "sqlite" && text.trimEnd() === "BEGIN"
+  const [begin, look] = sqlite.blocking!.atOnce
+  const beginsAlone = (text: string) => dialect === "sqlite" && text.trimEnd() === begin
   const aroundAlone = <A>(
     text: string,
     connection: Connection,
@@ -129,7 +130,7 @@ export const make = (client: SqlClient.SqlClient): FaultyClient => {
       reservation.alone = null
       yield* said("ROLLBACK", connection)
       yield* strike(act, connection, reservation)
-      yield* said("BEGIN", connection)
+      yield* said(begin, connection)
       yield* said(look, connection)
       reservation.alone = alone
     })
