@@ -62,6 +62,8 @@ export interface Dialect {
     readonly from: (value: ColumnType) => string
     readonly values: (pairs: ReadonlyArray<readonly [id: string, value: string | number]>) => { readonly [name: string]: Value }
   }
+  /** the texts of some expressions with commas between them; NULL has none */
+  readonly joined: (expressions: ReadonlyArray<string>) => string
   /** a JSON object of names and expressions, as text */
   readonly jsonObject: (members: { readonly [name: string]: string }) => string
   /** a column that no partial index is to be chosen for */

@@ -67,6 +67,7 @@ export const mysql: Dialect = {
     from: pairsFrom,
     values: (pairs) => ({ pairs: JSON.stringify(pairs) })
   },
+  joined: (expressions) => `CONCAT_WS(',', ${expressions.map((one) => `COALESCE(${one}, '')`).join(", ")})`,
   // as text: the driver would parse a JSON column itself, in some versions
   jsonObject: (members) => `CAST(JSON_OBJECT(${jsonMembers(members)}) AS CHAR)`,
   hidden: (column) => column,
@@ -113,7 +114,7 @@ export const mysql: Dialect = {
   deleteIn: (table, column, rows) => `DELETE r FROM ${rows} STRAIGHT_JOIN ${table} r ON r.${column} = d.id`,
   updateLimited: ({ limit, set, table, where }) => `UPDATE ${table} SET ${set} WHERE ${where} LIMIT ${limit}`,
   // half of this is how long a run of another process waits for an idle instance; each look costs one statement
-  hint: { kind: "none", look: { millis: 190, quietMillis: 750 } },
+  hint: { kind: "none", look: { millis: 190, quietMillis: 1000 } },
   failure,
   remembersFailure: null,
   ddl: {

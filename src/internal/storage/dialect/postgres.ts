@@ -1,4 +1,5 @@
 import type { SqlError } from "@effect/sql/SqlError"
+import { isNumber } from "effect/Predicate"
 import type { ColumnType, Dialect, Failure } from "../dialect.js"
 import { errorCode, errorMessage } from "../driverError.js"
 import { assignments, compile, jsonMembers } from "../statement.js"
@@ -46,9 +47,11 @@ export const postgres: Dialect = {
     // in the order of the ids, for `updatePairs` looks values up by bisection
     values: (pairs) => {
       const sorted = [...pairs].sort(([a], [b]) => (a < b ? -1 : 1))
-      return { ids: `{${sorted.map(([id]) => id).join(",")}}`, values: sorted.map(([_, value]) => value) }
+      const values = sorted.map(([_, value]) => value)
+      return { ids: `{${sorted.map(([id]) => id).join(",")}}`, values: values.every(isNumber) ? `{${values.join(",")}}` : values }
     }
   },
+  joined: (expressions) => `concat(${expressions.join(", ',', ")})`,
   jsonObject: (members) => `json_build_object(${jsonMembers(members)})::text`,
   // the index of what is running looks empty to a planner without statistics, and is then read once for every row
   hidden: (column) => `(${column} + 0)`,

@@ -38,6 +38,7 @@ export const sqlite: Dialect = {
     from: pairsFrom,
     values: (pairs) => ({ pairs: objectOf(pairs) })
   },
+  joined: (expressions) => expressions.map((one) => `COALESCE(${one}, '')`).join(" || ',' || "),
   jsonObject: (members) => `json_object(${jsonMembers(members)})`,
   hidden: (column) => `+${column}`,
   among: (column, parameter) => `instr(${parameter}, ${column}) > 0`,

@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import type { StorageError } from "../../../JobsdError.js"
 import { lastMoment, State } from "../../lifecycle.js"
 import { type Database, once, type Session } from "../database.js"
-import { type ClaimedRun, claimColumns, claimedRun, claimTypes, number } from "../runRow.js"
+import { type ClaimedRun, claimColumns, claimedRuns, claimTypes, number } from "../runRow.js"
 import { type Condition, type Kept, type Statement, valuesOf } from "../statement.js"
 import { type Asker, knownCondition, risen } from "./context.js"
 
@@ -98,7 +98,7 @@ export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queue
           (error) => error.reason === "ambiguous",
           () => database.read("look for claimed runs", byToken, patience)
         ),
-        Effect.map((rows) => ({ runs: rows.map((row) => claimedRun(row, queue, token)).sort(byPriority), full: rows.length >= limit }))
+        Effect.map((rows) => ({ runs: claimedRuns(rows, queue, token).sort(byPriority), full: rows.length >= limit }))
       )
   }
 

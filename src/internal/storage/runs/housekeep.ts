@@ -30,11 +30,14 @@ export interface Housekeep {
   readonly chores: (kept: Kept) => Effect.Effect<Chores, StorageError>
   readonly park: (unknown: ReadonlyArray<RunId>) => Effect.Effect<number, StorageError>
   readonly unpark: Effect.Effect<number, StorageError>
-  /** deletes at most 1,000 runs that finished longer ago than they are kept; returns how many */
+  /** deletes some runs that finished longer ago than they are kept; returns how many */
   readonly deleteFinished: (outcome: keyof Kept, keptMillis: number) => Effect.Effect<number, StorageError>
 }
 
+/** How many runs are deleted at once, */
 const retentionBatch = 1000
+/** and where that stops the whole process, which it does for 100 us each. */
+const retentionBatchAtOnce = 100
 /** Runs that nobody knows slow a claim only where it reads: at the head of each priority. */
 const headRows = 1000
 
@@ -127,7 +130,7 @@ export const make = ({ database, known: jobsAndSchedules, queues }: Asker): Hous
     SELECT id FROM ${runs}
     WHERE state = :state AND finished_at < ${now} - ${dialect.big(":kept")}
     ORDER BY finished_at
-    LIMIT ${retentionBatch}
+    LIMIT ${dialect.answersAtOnce ? retentionBatchAtOnce : retentionBatch}
     ${dialect.skipLocked}`)
   const deleteAttempts = statement(dialect.deleteIn(attempts, "run_id", dialect.rows(":rows", idColumns)))
   const deleteRuns = statement(dialect.deleteIn(runs, "id", dialect.rows(":rows", idColumns)))
