@@ -26,7 +26,7 @@ if (options.help) {
 }
 const list = (text: string | undefined) => text?.split(",").map((word) => word.trim())
 const full = options.full
-const rounds = options.rounds === undefined ? (full ? 5 : 2) : Number(options.rounds)
+const rounds = options.rounds === undefined ? (full ? 3 : 2) : Number(options.rounds)
 
 const kinds: ReadonlyArray<Kind> = ["postgres", "sqlite", "mariadb"]
 const only = list(options.only) ?? kinds

@@ -196,6 +196,8 @@ onEveryDatabase("a name", (it) => {
       const world = yield* makeWorld
       const names = [
         "it's",
+        ",",
+        "a,b,,",
         'say "hi"',
         "a`b",
         "a;b",

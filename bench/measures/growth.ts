@@ -3,6 +3,7 @@ import type { Database } from "../databases.ts"
 import { drain, fillQueue } from "../drain.ts"
 import { type Cell, type Measure, median } from "../harness.ts"
 import { type Filling, now } from "../system.ts"
+import type { Entry } from "../systems/index.ts"
 import { drainCap, drainCount } from "./drain.ts"
 
 /** The fillings of G and what they are called. */
@@ -13,8 +14,8 @@ export const growths = {
   elsewhere: "100k in a queue not worked here"
 } satisfies { [filling in Filling]?: string }
 
-/** how often each filling is drained, each time after a drain of a database without it */
-const pairs = 4
+/** how often each filling is drained, each time after a drain of a database without it; peers have no target */
+const pairsOf = ({ role }: Entry) => (role === "peer" ? 1 : 4)
 
 const drainIn = async (cell: Cell, database: Database) => {
   const count = drainCount(cell)
@@ -48,7 +49,7 @@ const lookAfter = async (cell: Cell, database: Database): Promise<number | null>
 export const growth: Measure = {
   letter: "G",
   title: "Drain beside other rows, as a share of the drain without them",
-  rounds: { short: 0, full: 2 },
+  rounds: { short: 0, full: 1 },
   columns: [
     { figure: "empty", title: "empty, runs/s" },
     ...Object.entries(growths).map(([figure, title]) => ({ figure, title, ratio: true })),
@@ -70,7 +71,7 @@ export const growth: Measure = {
       for (const statement of statements) await filled.run(statement)
       if (filling === "unknown") figures.parked = await lookAfter(cell, filled)
       const shares: Array<number> = []
-      for (let pair = 0; pair < pairs; pair++) {
+      for (let pair = 0; pair < pairsOf(cell.entry); pair++) {
         const without = await drainIn(cell, empty)
         const beside = await drainIn(cell, filled)
         rates.push(without.rate!)

@@ -10,7 +10,7 @@ export const load: Measure = {
   letter: "D",
   title: "Latency at 5,000 runs/s, or half of the drain rate if that is less, ms",
   needs: ["B"],
-  rounds: { short: 1, full: 3 },
+  rounds: { short: 1 },
   columns: [
     { figure: "target", title: "target/s" },
     { figure: "achieved", title: "achieved/s" },

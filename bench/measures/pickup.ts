@@ -6,7 +6,7 @@ import { type Measure, percentile } from "../harness.ts"
 export const pickup: Measure = {
   letter: "C",
   title: "Pick-up by an idle worker in another process, ms",
-  rounds: { short: 1, full: 5 },
+  rounds: { short: 1 },
   columns: [
     { figure: "p50", title: "p50", ratio: true, better: "less" },
     { figure: "p95", title: "p95" },

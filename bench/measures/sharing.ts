@@ -11,7 +11,7 @@ const millis = 150
 export const sharing: Measure = {
   letter: "S",
   title: "Ten instances with one worker each, 30 runs of 150 ms at once",
-  rounds: { short: 1, full: 3 },
+  rounds: { short: 1 },
   columns: [
     { figure: "sharedBy", title: "shared by" },
     { figure: "millis", title: "ms from creation to the last (ideal 450)" },

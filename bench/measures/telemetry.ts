@@ -5,7 +5,7 @@ import { drainCount, drainFresh } from "./drain.ts"
 export const telemetry: Measure = {
   letter: "T",
   title: "Drain with an OpenTelemetry SDK whose exporters do nothing, against one without",
-  rounds: { short: 0, full: 3 },
+  rounds: { short: 0 },
   columns: [
     { figure: "off", title: "off, runs/s" },
     { figure: "on", title: "on, runs/s" },
