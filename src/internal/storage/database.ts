@@ -5,13 +5,11 @@
 import * as SqlClient from "@effect/sql/SqlClient"
 import type { Connection } from "@effect/sql/SqlConnection"
 import { SqlError } from "@effect/sql/SqlError"
-import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as FiberRef from "effect/FiberRef"
-import { identity } from "effect/Function"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Runtime from "effect/Runtime"
@@ -24,21 +22,10 @@ import { StorageError } from "../../JobsdError.js"
 import { awaited, awaitedFiber } from "../awaited.js"
 import * as lazyScope from "../lazyScope.js"
 import { thenAlways } from "../thenAlways.js"
+import * as connections from "./connections.js"
 import { type Dialect, type Tables, tablesOf } from "./dialect.js"
-import { bind, compile, type Kept, type Statement, type Value } from "./statement.js"
-
-export type Row = { readonly [column: string]: unknown }
-export type Values = { readonly [name: string]: Value }
-
-/** Statements on one connection. Errors are the driver's: whoever opened the session says what was being done. */
-export interface Session {
-  readonly rows: (statement: Statement, values: Values) => Effect.Effect<ReadonlyArray<Row>, SqlError>
-  readonly affected: (statement: Statement, values: Values) => Effect.Effect<number, SqlError>
-  /** text without parameters, never prepared */
-  readonly run: Run
-}
-
-export type Run = (text: string) => Effect.Effect<ReadonlyArray<Row>, SqlError>
+import { fixed, type Row, type Session, type Use } from "./session.js"
+import { compile, type Kept, type Statement } from "./statement.js"
 
 /** How long an operation may take before it counts as lost, and how often it is tried. */
 export interface Patience {
@@ -60,9 +47,6 @@ export const brief = (leaseMillis: number): Patience => ({
   contentionMillis: leaseMillis / 10,
   triesWhenLost: 0
 })
-
-/** What one operation asks of the database, on one connection. */
-export type Use<A, E = SqlError> = (session: Session) => Effect.Effect<A, E>
 
 export interface Database {
   /** what is said at a channel, where the client can listen; it fails or ends when it must be called again */
@@ -93,32 +77,6 @@ export interface Database {
   readonly failed: (operation: string, committing: boolean) => (error: SqlError) => StorageError
 }
 
-const sessionsOf = ({ remembersFailure }: Dialect) => {
-  // trailing blanks make another text, as far as a driver's memory goes
-  const blanks = new Map<string, string>()
-  const remembered = <A>(text: string, execute: (text: string) => Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> =>
-    Effect.tapError(execute(text + (blanks.get(text) ?? "")), (error) =>
-      Effect.sync(() => {
-        if (remembersFailure!(error)) blanks.set(text, `${(blanks.get(text) ?? "").slice(0, 100)} `)
-      })
-    )
-  const texted: typeof remembered = remembersFailure === null ? (text, execute) => execute(text) : remembered
-  return (connection: Connection): Session => ({
-    rows: (statement, values) => texted(statement.text, (text) => connection.execute(text, bind(statement, values), undefined)),
-    affected: (statement, values) =>
-      texted(statement.text, (text) => Effect.map(connection.executeRaw(text, bind(statement, values)), affectedRows)),
-    // suspended: the SQLite driver prepares when the effect is made, and PRAGMA busy_timeout acts when it is prepared
-    run: (text) => Effect.suspend(() => connection.executeUnprepared(text, [], undefined))
-  })
-}
-
-const affectedRows = (raw: unknown): number => {
-  // SQLite's answer to a statement with RETURNING
-  if (Array.isArray(raw)) return raw.length
-  const answer = raw as { readonly rowCount?: number | null; readonly affectedRows?: number; readonly changes?: number }
-  return answer.rowCount ?? answer.affectedRows ?? answer.changes ?? 0
-}
-
 /** A context without the transaction that its fiber may have open. */
 export const withoutTransaction = <R>(context: Context.Context<R>): Context.Context<R> =>
   Context.omit(SqlClient.TransactionConnection)(context as Context.Context<R | SqlClient.TransactionConnection>) as Context.Context<R>
@@ -126,8 +84,6 @@ export const withoutTransaction = <R>(context: Context.Context<R>): Context.Cont
 /** Runs an effect, and all fibers it forks, outside of any transaction its caller may have open. */
 export const outsideTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.mapInputContext(effect, (context: Context.Context<R>) => withoutTransaction(context))
-
-const fixed = (text: string): Statement => ({ text, names: [] })
 
 /** what is definite is tried again soon and often; what a lost connection left open, a few times, since writes are idempotent */
 const soon = Schedule.exponential("5 millis", 1.5).pipe(Schedule.union(Schedule.spaced("25 millis")), Schedule.jittered)
@@ -168,7 +124,6 @@ const retried =
 export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix: string): Effect.Effect<Database, StorageError> =>
   Effect.gen(function* () {
     const sql = client.withoutTransforms()
-    const sessionOn = sessionsOf(dialect)
     const failed = (operation: string, committing: boolean) => (error: SqlError) => {
       const failure = dialect.failure(error)
       return new StorageError({
@@ -182,79 +137,28 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
       <E>(error: E): Exclude<E, SqlError> | StorageError =>
         error instanceof SqlError ? failed(operation, committing)(error) : (error as Exclude<E, SqlError>)
 
-    // never interrupted: sql-pg loses the slot of the pool for good when a fiber waiting for it is
-    const reserve: Effect.Effect<Connection, SqlError, Scope.Scope> = Effect.uninterruptible(sql.reserve)
-
-    const { beforeWrite, blocking } = dialect
-    // The only connection there is may be held by a transaction that waits for this: that must end.
-    const [ours, waitMillis, readsFreely] = yield* awaited(
-      Effect.scoped(
-        Effect.gen(function* () {
-          const connection = yield* reserve
-          if (blocking === null) return [connection, 0, true] as const
-          const asked = (text: string) => Effect.map(sessionOn(connection).run(text), ([row]) => Object.values(row ?? {})[0])
-          const [question, answer] = blocking.readsFreely
-          return [connection, Number(yield* asked(blocking.setting)), (yield* asked(question)) === answer] as const
-        })
-      ).pipe(Effect.mapError(failed("connect", false))),
+    // the only connection there is may be held by a transaction that waits for this: that must end
+    const { first, held, readsFreely, sessionOn, single } = yield* awaited(
+      Effect.mapError(connections.make(sql, dialect), failed("connect", false)),
       patient.tryMillis,
       () => new StorageError({ operation: "connect", reason: "unavailable", cause: new Error("no connection came free in time") })
     )
 
-    /** what has begun is committed or rolled back, as `run` says it */
-    const ended = <A, E, E2>(run: Run, effect: Effect.Effect<A, E>, refused: (error: SqlError) => E2): Effect.Effect<A, E | E2> => {
-      // a server that has already rolled back, or is gone, answers with an error that says nothing new
-      const undone = <E>(cause: Cause.Cause<E>) => Effect.zipRight(Effect.ignore(run("ROLLBACK")), Effect.failCause(cause))
-      return Effect.matchCauseEffect(effect, {
-        onFailure: undone,
-        onSuccess: (value) =>
-          Effect.matchCauseEffect(run("COMMIT"), {
-            // SQLite's transaction is still open when its COMMIT was refused
-            onFailure: (cause) => undone(Cause.map(cause, refused)),
-            onSuccess: () => Effect.succeed(value)
-          })
-      })
-    }
+    const onFirst = sessionOn(first)
 
+    const { beforeWrite } = dialect
     /** what goes before a transaction, or a statement of its own */
     const preceded =
       <A, E>(use: Use<A, E>): Use<A, E | SqlError> =>
       (session) =>
         beforeWrite === null ? use(session) : Effect.zipRight(session.run(beforeWrite), use(session))
 
-    // better-sqlite3 waits for a lock synchronously, 5 s by default, and stops the event loop meanwhile: fail at once, and try again from
-    // here. The setting is the connection's, which is the user's too, so it is put back.
-    const unblocked =
-      <A, E>(use: Use<A, E>): Use<A, E | SqlError> =>
-      (session) =>
-        blocking === null || waitMillis === 0
-          ? use(session)
-          : Effect.zipRight(
-              session.run(`${blocking.setting} = 0`),
-              thenAlways(use(session), () => Effect.ignore(session.run(`${blocking.setting} = ${waitMillis}`)))
-            )
-
-    const reserved = <A, E>(use: Use<A, E>) => Effect.flatMap(sql.reserve, (connection) => use(sessionOn(connection)))
-
-    // To ask for the only connection and to say the setting twice, prepared anew each time, costs 40 us. BEGIN finds out by itself whether
-    // somebody's transaction is open, and nobody comes between statements that answer at once and a COMMIT.
-    const oursAside = sessionOn(ours)
-    const atOnce = <A, E>(use: Use<A, E>): Effect.Effect<A, E | SqlError, Scope.Scope> => {
-      if (blocking === null || !readsFreely) return reserved(unblocked(use))
-      const [begin, look] = blocking.atOnce
-      const run: Run = (text) => oursAside.rows(fixed(text), {})
-      return Effect.matchEffect(run(begin), {
-        onFailure: () => reserved(unblocked(use)),
-        onSuccess: () => ended(run, Effect.zipRight(run(look), use(oursAside)), identity)
-      })
-    }
-
     // A statement is never interrupted: MySQL would carry it out all the same, PostgreSQL needs another connection to cancel it. It has
     // a fiber of its own, which holds its connection until it ends.
     const started = <A, E>(statement: Effect.Effect<A, E, Scope.Scope>): Fiber.RuntimeFiber<A, E> => {
-      const held = lazyScope.make()
-      const runtime = Runtime.make({ ...unattended, context: Context.make(Scope.Scope, held.scope) })
-      const effect = thenAlways(statement, () => held.close(Exit.void))
+      const scope = lazyScope.make()
+      const runtime = Runtime.make({ ...unattended, context: Context.make(Scope.Scope, scope.scope) })
+      const effect = thenAlways(statement, () => scope.close(Exit.void))
       if (!dialect.answersAtOnce) return Runtime.runFork(runtime)(effect)
       // as Effect.runSync does: it has ended when this returns, unless it waits for the connection
       const scheduler = new Scheduler.SyncScheduler()
@@ -280,10 +184,10 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
         )
       ).pipe(Effect.mapError(translated(operation, committingError)), retried(patience))
 
-    const read: Database["read"] = (operation, use, patience = patient) => tried(operation, false, false, patience, atOnce(use))
+    const read: Database["read"] = (operation, use, patience = patient) => tried(operation, false, false, patience, single(use))
 
     const write: Database["write"] = (operation, use, patience = patient) =>
-      Effect.uninterruptible(tried(operation, true, true, patience, atOnce(preceded(use))))
+      Effect.uninterruptible(tried(operation, true, true, patience, single(preceded(use))))
 
     const transaction =
       <A, E>(operation: string, use: Use<A, E>) =>
@@ -291,18 +195,18 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
         const before = translated(operation, false)
         return Effect.zipRight(
           Effect.mapError(preceded(({ run }) => run(dialect.begin))(session), before),
-          ended(session.run, Effect.mapError(use(session), before), failed(operation, true))
+          connections.ended(session.run, Effect.mapError(use(session), before), failed(operation, true))
         )
       }
 
     // of its errors, only what COMMIT ends with is open, and says so itself
     const transact: Database["transact"] = (operation, use) =>
-      Effect.uninterruptible(tried(operation, true, false, patient, reserved(unblocked(transaction(operation, use)))))
+      Effect.uninterruptible(tried(operation, true, false, patient, held(transaction(operation, use))))
 
     // Effect 3's transaction tag does not say whose transaction it is. Connections of one client are of one class that the
     // client alone has (PostgreSQL, MySQL), or are one and the same object (SQLite).
     const isOurs = (connection: Connection) =>
-      connection === ours || (ours.constructor !== Object && connection.constructor === ours.constructor)
+      connection === first || (first.constructor !== Object && connection.constructor === first.constructor)
 
     const transactionOf: Database["transactionOf"] = (context) => {
       const open = Context.getOption(context, SqlClient.TransactionConnection)
@@ -327,7 +231,7 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
       transact,
       within: (transaction) => (transaction === null ? { read, write } : joined(transaction)),
       transactionOf,
-      aside: (operation, text) => Effect.mapError(oursAside.rows(fixed(text), {}), failed(operation, false)),
+      aside: (operation, text) => Effect.mapError(onFirst.rows(fixed(text), {}), failed(operation, false)),
       failed
     }
   })

@@ -11,7 +11,8 @@ import * as Stream from "effect/Stream"
 import type { InstanceId } from "../../Instance.js"
 import type { StorageError } from "../../JobsdError.js"
 import { aBreath } from "../aBreath.js"
-import type { Database, Row } from "./database.js"
+import type { Database } from "./database.js"
+import type { Row } from "./session.js"
 
 /** What was heard: a run of this queue is due now, or (null) something may be due soon. */
 export type Hint = { readonly queue: string | null }

@@ -5,8 +5,9 @@ import type { Instance, InstanceCounts, InstanceId } from "../../Instance.js"
 import type { StorageError } from "../../JobsdError.js"
 import type { RunId } from "../../Run.js"
 import { State } from "../lifecycle.js"
-import { brief, type Database, type Patience, type Row, type Session } from "./database.js"
+import { brief, type Database, type Patience } from "./database.js"
 import { number, storedNames, string } from "./runRow.js"
+import type { Row, Session } from "./session.js"
 
 /** How an instance is in the table. */
 export const InstanceState = { alive: 0, draining: 1, stopped: 2, dead: 3 } as const

@@ -6,11 +6,12 @@ import type { SqlError } from "@effect/sql/SqlError"
 import * as Effect from "effect/Effect"
 import { MigrationError, SchemaVersionError, StorageError } from "../../JobsdError.js"
 import { State } from "../lifecycle.js"
-import type { Database, Session } from "./database.js"
+import type { Database } from "./database.js"
 import type { ColumnType, Dialect, Tables } from "./dialect.js"
 import { number } from "./runRow.js"
 import { claimsKept } from "./runs/claim.js"
 import { insertsKept } from "./runs/create.js"
+import type { Session } from "./session.js"
 
 type Columns = { readonly [column: string]: readonly [ColumnType, "NOT NULL" | "NULL"] }
 interface Index {

@@ -5,8 +5,8 @@ import type { RunId, RunState, RunStatus } from "../../Run.js"
 import { parse } from "../json.js"
 import { type Attempted, largestCount } from "../lifecycle.js"
 import { momentOf } from "../moment.js"
-import type { Row } from "./database.js"
 import type { ColumnType, Dialect } from "./dialect.js"
+import type { Row } from "./session.js"
 
 /** 64-bit integers come as number (SQLite), string (PostgreSQL) or bigint (safe integers). */
 export const number = (value: unknown): number => Number(value)

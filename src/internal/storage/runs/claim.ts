@@ -2,8 +2,9 @@
 import * as Effect from "effect/Effect"
 import type { StorageError } from "../../../JobsdError.js"
 import { lastMoment, State } from "../../lifecycle.js"
-import { type Database, once, type Session } from "../database.js"
+import { type Database, once } from "../database.js"
 import { type ClaimedRun, claimColumns, claimedRuns, claimTypes, number } from "../runRow.js"
+import type { Session } from "../session.js"
 import { type Condition, type Kept, type Statement, valuesOf } from "../statement.js"
 import { type Asker, knownCondition, risen } from "./context.js"
 
