@@ -11,6 +11,7 @@ const system = await load(key)
 
 let producer: Producer | undefined
 let worker: Worker | undefined
+let ticks: NodeJS.Timeout | undefined
 const opened = async () => {
   producer ??= await system.producer(url)
   return producer
@@ -162,7 +163,7 @@ const work = async ({ concurrency, count, millis = 0, ticking = true }: Work) =>
     process.send?.({ executed: told })
   }
   if (ticking) {
-    setInterval(() => {
+    ticks = setInterval(() => {
       const at = now()
       if (seen.firstAt !== null) seen.gap = Math.max(seen.gap, at - seen.lastTick)
       seen.lastTick = at
@@ -198,6 +199,8 @@ const calls = {
   work,
   report: async () => report(),
   stop: async () => {
+    // the channel is closed when this has ended
+    clearInterval(ticks)
     await worker?.stop()
     await producer?.close()
   }

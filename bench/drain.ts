@@ -87,7 +87,8 @@ export const drain = async (
   return {
     reports,
     figures: {
-      rate: (1000 * finished) / (end - firstAt),
+      // a system that only warmed up has no rate
+      rate: finished > 0 ? (1000 * finished) / (end - firstAt) : null,
       rateFromStart: (1000 * finished) / (end - start),
       firstMillis: firstAt - start,
       transactions: per(difference(before.transactions, after.transactions, asked)),
