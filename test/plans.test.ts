@@ -65,7 +65,10 @@ const faultsOf = ({ looks, readings, sorts }: Plan, runs: string, may: May, sort
 }
 
 /** What a claim has chosen, found again to be marked. */
-const found = (asked: number): May => ({ id: [asked, "id"], place: [asked, "ctid"] })
+const found = (name: DatabaseName, asked: number): May => ({
+  id: [asked, "id"],
+  place: [asked, name === "sqlite" ? "rowid" : "ctid"]
+})
 
 /** An attempt that has ended, as the settler hands it over. */
 const settledAt =
@@ -275,7 +278,7 @@ const usesItsIndexes = (name: DatabaseName, statistics: boolean, test: TestConte
           Effect.gen(function* () {
             mine += asked
             const index = name !== "mysql" && state === State.suspect ? "suspect" : "claim"
-            const may: May = { ...mayHold(mine), [index]: [asked, "queue", "priority", "run_at"], ...found(asked) }
+            const may: May = { ...mayHold(mine), [index]: [asked, "queue", "priority", "run_at"], ...found(name, asked) }
             const claimed = yield* check("claim", may, me.runs.claim(queue, state, Math.max(asked, 32), anId()))
             assert.lengthOf(claimed.runs, asked)
             return claimed.runs

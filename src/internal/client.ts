@@ -4,6 +4,7 @@ import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
+import type * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as ParseResult from "effect/ParseResult"
 import type { InstanceId } from "../Instance.js"
@@ -104,11 +105,11 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
 
   // a hint that may be told now goes with the runs: one round trip less until another process has them
   const insertAndTell = (group: ReadonlyArray<NewRun>) => {
-    const hints = new Map(group.map((run) => [hintOf(run).queue, hintOf(run)]))
-    const [first] = hints.values()
-    const told = announcer.mayTell(first!) ? first! : null
+    const first = hintOf(group[0]!)
+    const told = announcer.mayTell(first) ? first : null
     return Effect.map(store.insert(group, told === null ? null : announcer.word(told)), (ids) => {
-      announcer.announce(hints.values(), told)
+      const hints = group.length === 1 ? [first] : new Map(group.map((run) => [hintOf(run).queue, hintOf(run)])).values()
+      announcer.announce(hints, told)
       return ids
     })
   }
@@ -223,8 +224,14 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
           return id!
         })
 
+  const sent = <A>(
+    job: Job.Any,
+    options: Jobsd.CreateRunOptions,
+    effect: (fiber: Fiber.RuntimeFiber<unknown, unknown>) => Effect.Effect<A, Jobsd.CreateRunError>
+  ) => Effect.withFiberRuntime<A, Jobsd.CreateRunError>((fiber) => sending(fiber, job.name, queueOf(job, options), effect))
+
   const createRun: Jobsd.Service["createRun"] = (job, payload, options = noOptions) =>
-    Effect.withFiberRuntime<RunId, Jobsd.CreateRunError>((fiber) => {
+    sent<RunId>(job, options, (fiber) => {
       const transaction = store.transactionOf(fiber.currentContext)
       const traceparent = traceparentOf(fiber.currentSpan)
       const create = (run: NewRun) =>
@@ -238,10 +245,10 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
         ? Effect.flatMap(shared, (shared) => asEffect(newRun(job, payload, shared, options, traceparent)))
         : newRun(job, payload, shared, options, traceparent)
       return Effect.isEffect(run) ? Effect.flatMap(run, create) : create(run)
-    }).pipe(sending(job.name, queueOf(job, options)))
+    })
 
   const createRuns: Jobsd.Service["createRuns"] = (job, payloads, options = noOptions) =>
-    Effect.withFiberRuntime<ReadonlyArray<RunId>, Jobsd.CreateRunError>((fiber) =>
+    sent<ReadonlyArray<RunId>>(job, options, (fiber) =>
       Effect.gen(function* () {
         const transaction = store.transactionOf(fiber.currentContext)
         const traceparent = traceparentOf(fiber.currentSpan)
@@ -260,7 +267,7 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
         metrics.sent(ids.length, job.name)
         return ids
       })
-    ).pipe(sending(job.name, queueOf(job, options)))
+    )
 
   // an id comes in from outside: what is no UUID is no run either, and databases compare the letters of one differently
   const latest = (id: RunId, transaction: Session | null) =>

@@ -4,7 +4,6 @@
  */
 import * as Effect from "effect/Effect"
 import type * as FiberId from "effect/FiberId"
-import { thenAlways } from "./thenAlways.js"
 
 export const make = <In, Out, E>(options: {
   /** how many of those that wait make a group */
@@ -83,14 +82,20 @@ export const make = <In, Out, E>(options: {
         }
         // nobody else waits: written by the caller's own fiber, which saves two hops
         atWork = true
-        return thenAlways(
-          Effect.map(options.write([one]), (answers) => answers[0]!),
-          () => {
-            if (waiting.length === 0) atWork = false
-            else setImmediate(next)
-            return null
+        const over = () => {
+          if (waiting.length === 0) atWork = false
+          else setImmediate(next)
+        }
+        return Effect.matchCauseEffect(options.write([one]), {
+          onSuccess: ([answer]) => {
+            over()
+            return Effect.succeed(answer!)
+          },
+          onFailure: (cause) => {
+            over()
+            return Effect.failCause(cause)
           }
-        )
+        })
       })
     )
 }

@@ -4,6 +4,7 @@ import * as Context from "effect/Context"
 import { liveServices } from "effect/DefaultServices"
 import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
 import type * as FiberId from "effect/FiberId"
 import * as FiberRef from "effect/FiberRef"
 import * as FiberRefs from "effect/FiberRefs"
@@ -26,25 +27,26 @@ export const receivingTracer: Effect.Effect<Tracer.Tracer | null> = Effect.zipWi
   (tracer, isEnabled) => (isEnabled && tracer !== untraced ? tracer : null)
 )
 
-/** `send {job}` around createRun. */
-export const sending =
-  (job: string, queue: string) =>
-  <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-    Effect.withFiberRuntime((fiber) =>
-      fiber.currentTracer !== untraced
-        ? Effect.withSpan(effect, `send ${job}`, {
-            kind: "producer",
-            captureStackTrace: false,
-            attributes: {
-              "messaging.system": "jobsd",
-              "messaging.operation.name": "send",
-              "messaging.operation.type": "send",
-              "messaging.destination.name": queue,
-              "jobsd.job": job
-            }
-          })
-        : effect
-    )
+/** `send {job}` around createRun, if the fiber's tracer is there to receive it. */
+export const sending = <A, E>(
+  fiber: Fiber.RuntimeFiber<unknown, unknown>,
+  job: string,
+  queue: string,
+  effect: (fiber: Fiber.RuntimeFiber<unknown, unknown>) => Effect.Effect<A, E>
+): Effect.Effect<A, E> =>
+  fiber.currentTracer === untraced
+    ? effect(fiber)
+    : Effect.withSpan(Effect.withFiberRuntime(effect), `send ${job}`, {
+        kind: "producer",
+        captureStackTrace: false,
+        attributes: {
+          "messaging.system": "jobsd",
+          "messaging.operation.name": "send",
+          "messaging.operation.type": "send",
+          "messaging.destination.name": queue,
+          "jobsd.job": job
+        }
+      })
 
 /** The W3C `traceparent` of a span, or null. */
 export const traceparentOf = (span: Tracer.AnySpan | undefined): string | null =>

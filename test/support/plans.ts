@@ -177,11 +177,12 @@ const sqlite: Explain = ({ ask, parameters, tables, text }) =>
     const details = rows.map(({ detail }) => String(detail))
     return {
       readings: details.flatMap((detail): ReadonlyArray<Reading> => {
-        const [, name = "", index, columns = ""] =
-          /^(?:SCAN|SEARCH) (\w+)(?: USING (?:COVERING )?INDEX (\w+))?(?: \((.*)\))?/.exec(detail) ?? []
+        const [, name = "", place, index, columns = ""] =
+          /^(?:SCAN|SEARCH) (\w+)(?: USING (?:(INTEGER PRIMARY KEY)|(?:COVERING )?INDEX (\w+)))?(?: \((.*)\))?/.exec(detail) ?? []
         const table = tables.get(name)
         const by = [...columns.matchAll(/(\w+)[=<>]/g)].map(([, column]) => column!)
-        return table === undefined ? [] : [{ table, index: index === undefined ? null : nameOf(table, index), by, rows: null }]
+        if (table === undefined) return []
+        return [{ table, index: index !== undefined ? nameOf(table, index) : place !== undefined ? "place" : null, by, rows: null }]
       }),
       sorts: details.filter((detail) => detail.includes("TEMP B-TREE FOR ORDER BY")).map(() => null),
       looks: null,

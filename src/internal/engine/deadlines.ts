@@ -20,6 +20,7 @@ export interface Deadline {
 class Queue {
   entries: Array<Entry> = []
   calledOff = 0
+  lastAt = Number.NEGATIVE_INFINITY
 
   // most attempts end long before their deadline: without this, half an hour of them would stay in memory
   compact(): void {
@@ -27,6 +28,11 @@ class Queue {
     this.calledOff = 0
   }
 }
+
+/** The loop looks so often, also when nothing is due. */
+const lookMillis = 60_000
+/** So many timeouts that are in use have a queue also when it is empty. */
+const keptQueues = 16
 
 class Entry implements Deadline {
   constructor(
@@ -48,11 +54,12 @@ export const make: Effect.Effect<Deadlines> = Effect.gen(function* () {
   const clock = yield* Effect.clock
   const { loop, wake } = yield* makeWake
   const queues = new Map<number, Queue>()
-  let next = Number.POSITIVE_INFINITY
+  /** when the loop looks again: what ends later need not wake it */
+  let next = Number.NEGATIVE_INFINITY
 
   const turn = Effect.sync(() => {
     const now = monotonicMillis(clock)
-    next = Number.POSITIVE_INFINITY
+    next = now + lookMillis
     for (const [millis, queue] of queues) {
       const due: Array<Entry> = []
       for (const entry of queue.entries) {
@@ -60,18 +67,17 @@ export const make: Effect.Effect<Deadlines> = Effect.gen(function* () {
         due.push(entry)
       }
       queue.entries.splice(0, due.length)
-      if (queue.entries.length === 0) {
-        queues.delete(millis)
-      } else {
-        next = Math.min(next, queue.entries[0]!.at)
-      }
+      const [first] = queue.entries
+      if (first !== undefined) next = Math.min(next, first.at)
+      // not as soon as it is empty: under load that is many times a second
+      else if (queue.lastAt <= now || queues.size > keptQueues) queues.delete(millis)
       for (const entry of due) {
         const { act } = entry
         entry.act = null
         act?.()
       }
     }
-    return Math.min(Math.max(next - now, 1), 60_000)
+    return Math.max(next - now, 1)
   })
 
   return {
@@ -83,6 +89,7 @@ export const make: Effect.Effect<Deadlines> = Effect.gen(function* () {
       }
       const entry = new Entry(from + millis, act, queue)
       queue.entries.push(entry)
+      queue.lastAt = entry.at
       if (entry.at < next) {
         next = entry.at
         wake()

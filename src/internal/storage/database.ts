@@ -91,10 +91,16 @@ const later = Schedule.exponential("50 millis").pipe(Schedule.jittered)
 
 /**
  * A fiber that nothing interrupts, of which Effect's own metrics need not know, and which has nothing of its caller's context. It gives
- * nobody else a turn between two statements of a driver that answers at once.
+ * nobody else a turn between two statements of a driver that answers at once, and goes on within the callback that a driver answers with.
  */
 const unattended = {
-  fiberRefs: Runtime.setFiberRef(Runtime.defaultRuntime, FiberRef.currentMaxOpsBeforeYield, Number.MAX_SAFE_INTEGER).fiberRefs,
+  fiberRefs: Runtime.defaultRuntime.pipe(
+    Runtime.setFiberRef(FiberRef.currentMaxOpsBeforeYield, Number.MAX_SAFE_INTEGER),
+    Runtime.setFiberRef(
+      FiberRef.currentScheduler,
+      Scheduler.make((task) => task())
+    )
+  ).fiberRefs,
   runtimeFlags: RuntimeFlags.disableAll(
     Runtime.defaultRuntimeFlags,
     RuntimeFlags.make(RuntimeFlags.Interruption, RuntimeFlags.RuntimeMetrics)
@@ -105,21 +111,23 @@ const reasonOf = (error: unknown) => (error instanceof StorageError ? error.reas
 
 const isLost = (error: unknown) => reasonOf(error) === "ambiguous" || reasonOf(error) === "unavailable"
 
-const retried =
-  ({ contentionMillis, triesWhenLost }: Patience) =>
-  <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-    // a Schedule costs 10 us, and nearly always the first try is the last
-    Effect.catchIf(
-      effect,
-      (error) => reasonOf(error) === "contention" || (triesWhenLost > 0 && isLost(error)),
-      () =>
-        Effect.suspend(() => {
-          // not Schedule.upTo: it asks the wall clock, which may jump
-          const givenUpAt = performance.now() + contentionMillis
-          const mayTry = (error: E) => reasonOf(error) === "contention" && performance.now() < givenUpAt
-          return Effect.retry(Effect.delay(effect, "5 millis"), { schedule: soon, while: mayTry })
-        }).pipe(Effect.retry({ schedule: Schedule.intersect(later, Schedule.recurs(triesWhenLost - 1)), while: isLost }))
-    )
+/** Says of an error what it means, and repeats what may be repeated. */
+const retried = <A, E, E2>(
+  { contentionMillis, triesWhenLost }: Patience,
+  effect: Effect.Effect<A, E>,
+  translated: (error: E) => E2
+): Effect.Effect<A, E2> =>
+  // a Schedule costs 10 us, and nearly always the first try is the last
+  Effect.catchAll(effect, (first) => {
+    const error = translated(first)
+    if (reasonOf(error) !== "contention" && (triesWhenLost === 0 || !isLost(error))) return Effect.fail(error)
+    return Effect.suspend(() => {
+      // not Schedule.upTo: it asks the wall clock, which may jump
+      const givenUpAt = performance.now() + contentionMillis
+      const mayTry = (error: E2) => reasonOf(error) === "contention" && performance.now() < givenUpAt
+      return Effect.retry(Effect.delay(Effect.mapError(effect, translated), "5 millis"), { schedule: soon, while: mayTry })
+    }).pipe(Effect.retry({ schedule: Schedule.intersect(later, Schedule.recurs(triesWhenLost - 1)), while: isLost }))
+  })
 
 export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix: string): Effect.Effect<Database, StorageError> =>
   Effect.gen(function* () {
@@ -175,14 +183,18 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
       patience: Patience,
       statement: Effect.Effect<A, E, Scope.Scope>
     ) =>
-      Effect.suspend(() =>
-        awaitedFiber(
-          started(statement),
-          // a hung socket must not hang a heartbeat
-          dialect.answersAtOnce ? Number.POSITIVE_INFINITY : patience.tryMillis,
-          () => new StorageError({ operation, reason: committing ? "ambiguous" : "unavailable", cause: new Error("no answer in time") })
-        )
-      ).pipe(Effect.mapError(translated(operation, committingError)), retried(patience))
+      retried(
+        patience,
+        Effect.suspend(() =>
+          awaitedFiber(
+            started(statement),
+            // a hung socket must not hang a heartbeat
+            dialect.answersAtOnce ? Number.POSITIVE_INFINITY : patience.tryMillis,
+            () => new StorageError({ operation, reason: committing ? "ambiguous" : "unavailable", cause: new Error("no answer in time") })
+          )
+        ),
+        translated(operation, committingError)
+      )
 
     const read: Database["read"] = (operation, use, patience = patient) => tried(operation, false, false, patience, single(use))
 

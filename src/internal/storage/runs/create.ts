@@ -199,25 +199,26 @@ export const make = ({ database }: Asker): Create => {
     return groups
   }
 
-  /** ids by the id that was wanted; one is missing when the holder of its key ended between the insert and the look */
-  type Found = ReadonlyMap<RunId, RunId>
+  /** of the runs that were not created, who holds their key; null: that one ended between the insert and the look */
+  type Taken = ReadonlyMap<RunId, RunId | null>
+  const nothingTaken = Effect.succeed<Taken>(new Map())
+  const together = (all: ReadonlyArray<Taken>): Taken => new Map(all.flatMap((taken) => [...taken]))
 
-  const holders = (session: Session, wanted: ReadonlyArray<NewRun>): Effect.Effect<Found, SqlError> =>
+  const holders = (session: Session, wanted: ReadonlyArray<NewRun>): Effect.Effect<Taken, SqlError> =>
     Effect.map(
       session.rows(findHolders, { rows: json(wanted.map(({ id, uniqueKey }) => ({ id, unique_key: orAbsent(uniqueKey) }))) }),
       (rows) => {
         const ids = new Set(rows.map((row) => string(row.id)))
         const byKey = new Map(rows.map((row) => [row.unique_key, string(row.id) as RunId]))
         return new Map(
-          wanted.flatMap(({ id, uniqueKey }) => {
-            const holder = ids.has(id) ? id : uniqueKey === null ? undefined : byKey.get(uniqueKey)
-            return holder === undefined ? [] : [[id, holder] as const]
-          })
+          wanted.flatMap(({ id, uniqueKey }) =>
+            ids.has(id) ? [] : [[id, (uniqueKey === null ? undefined : byKey.get(uniqueKey)) ?? null] as const]
+          )
         )
       }
     )
 
-  const insertRows = (session: Session, group: ReadonlyArray<NewRun>, hint: string | null = null): Effect.Effect<Found, SqlError> => {
+  const insertRows = (session: Session, group: ReadonlyArray<NewRun>, hint: string | null = null): Effect.Effect<Taken, SqlError> => {
     const [first] = group
     const [statements, values] =
       group.length === 1
@@ -227,22 +228,22 @@ export const make = ({ database }: Asker): Create => {
           : [insertMany, { rows: json(group.map((run) => withoutNulls(insertedValues(run)))) }]
     const statement = hint === null ? statements.silent : statements.telling
     const parameters: Values = hint === null ? values : Object.assign(values, { channel: runs, hint })
-    const inserted =
-      hint === null ? session.affected(statement, parameters) : Effect.map(session.rows(statement, parameters), (rows) => rows.length)
-    const found = Effect.flatMap(inserted, (count) =>
-      count === group.length ? Effect.succeed(new Map(group.map(({ id }) => [id, id] as const))) : holders(session, group)
+    const inserted: Effect.Effect<number | ReadonlyArray<unknown>, SqlError> =
+      hint === null ? session.affected(statement, parameters) : session.rows(statement, parameters)
+    const taken = Effect.flatMap(inserted, (some) =>
+      (typeof some === "number" ? some : some.length) === group.length ? nothingTaken : holders(session, group)
     )
     return dialect.returning
-      ? found
+      ? taken
       : Effect.catchIf(
-          found,
+          taken,
           (error) => dialect.failure(error) === "unique",
           () =>
             group.length === 1
               ? holders(session, group)
               : Effect.map(
                   Effect.forEach(group, (run) => insertRows(session, [run])),
-                  (found) => new Map(found.flatMap((map) => [...map]))
+                  together
                 )
         )
   }
@@ -250,21 +251,18 @@ export const make = ({ database }: Asker): Create => {
   // the holder of a key can end between the insert and the look: then there is room for ours
   const untilFound = (
     group: ReadonlyArray<NewRun>,
-    insert: (missing: ReadonlyArray<NewRun>) => Effect.Effect<Found, StorageError>,
-    known: Found = new Map(),
+    insert: (missing: ReadonlyArray<NewRun>) => Effect.Effect<Taken, StorageError>,
     rounds = 5
   ): Effect.Effect<ReadonlyArray<RunId>, StorageError> =>
-    Effect.flatMap(insert(known.size === 0 ? group : group.filter(({ id }) => !known.has(id))), (inserted) => {
-      const found = known.size === 0 ? inserted : new Map([...known, ...inserted])
-      const ids: Array<RunId> = []
-      for (const { id } of group) {
-        const holder = found.get(id)
-        if (holder !== undefined) ids.push(holder)
-      }
-      if (ids.length === group.length) return Effect.succeed(ids)
-      return rounds > 1
-        ? untilFound(group, insert, found, rounds - 1)
-        : new StorageError({ operation: "create a run", reason: "contention" })
+    Effect.flatMap(insert(group), (taken) => {
+      if (taken.size === 0) return Effect.succeed(group.map(({ id }) => id))
+      const missing = group.filter(({ id }) => taken.get(id) === null)
+      if (missing.length === 0) return Effect.succeed(group.map(({ id }) => taken.get(id) ?? id))
+      if (rounds === 1) return new StorageError({ operation: "create a run", reason: "contention" })
+      return Effect.map(untilFound(missing, insert, rounds - 1), (ids) => {
+        const found = new Map(missing.map(({ id }, i) => [id, ids[i]!]))
+        return group.map(({ id }) => found.get(id) ?? taken.get(id) ?? id)
+      })
     })
 
   // in the order of their keys, so that two groups that share some wait for each other instead of deadlocking
@@ -283,7 +281,7 @@ export const make = ({ database }: Asker): Create => {
         database.transact("create runs", (session) =>
           Effect.map(
             Effect.forEach(chunks(missing), (chunk) => insertRows(session, chunk)),
-            (found) => new Map(found.flatMap((map) => [...map]))
+            together
           )
         )
       ),
@@ -295,9 +293,9 @@ export const make = ({ database }: Asker): Create => {
           Effect.mapError((error): StorageError | RetryTransaction =>
             error.reason === "contention" ? new RetryTransaction({ operation: error.operation, cause: error.cause }) : error
           ),
-          Effect.flatMap((maps) => {
-            const found = new Map(maps.flatMap((map) => [...map]))
-            const ids = all.flatMap(({ id }) => found.get(id) ?? [])
+          Effect.map(together),
+          Effect.flatMap((taken) => {
+            const ids = all.flatMap(({ id }) => (taken.has(id) ? (taken.get(id) ?? []) : id))
             return ids.length === all.length ? Effect.succeed(ids) : new RetryTransaction({ operation: "create a run" })
           })
         )
