@@ -1,6 +1,6 @@
 /** Spans, metrics and logs, by the names they are documented with. */
 import { assert } from "@effect/vitest"
-import { Context, Deferred, Effect, Layer, Metric, Option, Tracer } from "effect"
+import { Context, Deferred, Effect, Fiber, Layer, Metric, Option, Tracer } from "effect"
 import { Job, JobsdMetrics } from "jobsd"
 import { onEveryDatabase } from "./support/databases.js"
 import { eventually, makeWorld, reaches } from "./support/world.js"
@@ -188,6 +188,38 @@ onEveryDatabase("telemetry", (it) => {
       yield* Deferred.succeed(go, undefined)
       for (const id of ids) yield* reaches(jobsd, id, "succeeded")
       yield* eventually(busy, (workers) => workers === 0)
+    })
+  )
+
+  it.scoped("annotates what a handler's fibers log, also when they are joined or add to it", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      const Forking = Job.make("Forking")
+      const jobsd = yield* world.start(
+        Forking.toLayer(() =>
+          Effect.gen(function* () {
+            const child = yield* Effect.fork(Effect.annotateLogs(Effect.log("the child's"), "step", 1))
+            yield* Fiber.join(child)
+            yield* Effect.log("after it")
+            yield* Effect.annotateLogs(Effect.log("more"), "step", 2)
+          })
+        ),
+        { jobs: [Forking] }
+      )
+      const ids = yield* Effect.replicateEffect(jobsd.createRun(Forking, undefined), 2)
+      for (const id of ids) yield* reaches(jobsd, id, "succeeded")
+      for (const id of ids) {
+        const lines = world.logs.filter(({ annotations }) => annotations.runId === id)
+        const mine = { job: "Forking", runId: id, attempt: 1 }
+        assert.deepStrictEqual(
+          lines.map(({ annotations, message }) => [message, annotations]),
+          [
+            ["the child's", { ...mine, step: 1 }],
+            ["after it", mine],
+            ["more", { ...mine, step: 2 }]
+          ]
+        )
+      }
     })
   )
 

@@ -9,6 +9,8 @@ export interface Entry {
   readonly role: Role
   /** whether it takes part when nothing is said */
   readonly quick: boolean
+  /** whether it creates runs and works on none */
+  readonly createsOnly?: boolean
   /** runs in a drain, for those that would not come to the end of 20,000 */
   readonly drain?: number
 }
@@ -23,7 +25,8 @@ const adapters: { readonly [name: string]: () => Promise<{ readonly make: Make }
   "graphile-worker": () => import("./graphile-worker.ts"),
   "pg-boss": () => import("./pg-boss.ts"),
   "effect-pq": () => import("./effect-pq.ts"),
-  plainjob: () => import("./plainjob.ts")
+  plainjob: () => import("./plainjob.ts"),
+  statement: () => import("./statement.ts")
 }
 
 const entry = (on: Kind, name: string, role: Role, quick: boolean, drain?: number): Entry => ({
@@ -38,6 +41,7 @@ const entry = (on: Kind, name: string, role: Role, quick: boolean, drain?: numbe
 export const entries: ReadonlyArray<Entry> = [
   entry("postgres", "raw", "floor", true),
   entry("postgres", "raw:poll", "floor", false),
+  { ...entry("postgres", "statement", "floor", false), createsOnly: true },
   entry("postgres", "jobsd", "ours", true),
   entry("postgres", "graphile-worker:batch", "peer", true),
   entry("postgres", "graphile-worker", "peer", false),

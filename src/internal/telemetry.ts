@@ -59,6 +59,27 @@ const parentOf = (header: string | null): Tracer.ExternalSpan | undefined => {
     : Tracer.externalSpan({ traceId: match[1]!, spanId: match[2]!, sampled: (Number.parseInt(match[3]!, 16) & 1) === 1 })
 }
 
+/** An entry of FiberRefs. Its value is made when a log asks for it: to make it takes a tenth of a run that logs nothing. */
+class Annotations implements Iterable<unknown> {
+  private made: HashMap.HashMap<string, unknown> | undefined
+  constructor(
+    private readonly fiberId: FiberId.Runtime,
+    private readonly shared: HashMap.HashMap<string, unknown>,
+    private readonly runId: string
+  ) {}
+  get 0(): FiberId.Runtime {
+    return this.fiberId
+  }
+  get 1(): HashMap.HashMap<string, unknown> {
+    this.made ??= HashMap.set(this.shared, "runId", this.runId)
+    return this.made
+  }
+  *[Symbol.iterator]() {
+    yield this[0]
+    yield this[1]
+  }
+}
+
 /**
  * The log annotations of a job's runs, for the fibers of their handlers from the start: cheaper than an effect around the handler.
  * The refs are those that a fork has just made for its fiber, so they are added to and not copied, which would cost 1 us.
@@ -68,13 +89,14 @@ export const annotating = (job: string, runtime: Runtime.Runtime<never>) => {
   const first = HashMap.set(HashMap.set(inherited, "job", job as unknown), "attempt", 1 as unknown)
   return (run: ClaimedRun) => {
     const attempt = attemptOf(run)
-    const annotations = HashMap.set(attempt === 1 ? first : HashMap.set(first, "attempt", attempt), "runId", run.id as unknown)
+    const shared = attempt === 1 ? first : HashMap.set(first, "attempt", attempt)
     return (refs: FiberRefs.FiberRefs, fiberId: FiberId.Runtime): FiberRefs.FiberRefs => {
-      refs.locals.set(FiberRef.currentLogAnnotations, [[fiberId, annotations]])
+      refs.locals.set(FiberRef.currentLogAnnotations, [new Annotations(fiberId, shared, run.id) as Iterable<unknown> as Entry])
       return refs
     }
   }
 }
+type Entry = readonly [FiberId.Runtime, HashMap.HashMap<string, unknown>]
 
 /**
  * `process {job}` around the handlers of a job, each a child of the span that created the run. Made of the tracer directly, for whoever
