@@ -20,11 +20,15 @@ const opened = async () => {
 let nextId = 0
 const payload = (): Payload => ({ id: nextId++, at: now() })
 
-/** a producer creates for so long before it is measured: V8 has then compiled what it uses */
-const warmMillis = 3000
+interface Create {
+  readonly atOnce: number
+  readonly millis: number
+  /** it creates for so long before it is measured: V8 has then compiled what it uses */
+  readonly warmMillis: number
+}
 
 /** creates runs for so many milliseconds, so many at once; the rate per second */
-const create = async ({ atOnce, millis }: { readonly atOnce: number; readonly millis: number }) => {
+const create = async ({ atOnce, millis, warmMillis }: Create) => {
   const { each } = await opened()
   const during = async (millis: number) => {
     const from = nextId
