@@ -43,7 +43,9 @@ const roundsOf = (measure: Measure) => {
   return options.rounds === undefined ? Math.min(rounds, letters === undefined ? most : Math.max(1, most)) : rounds
 }
 const takesPart = (measure: Measure, entry: Entry) =>
-  measure.suits(entry) && (entry.createsOnly !== true || measure.letter === "A") && (full || letters !== undefined || wanted !== undefined || (measure.short?.(entry) ?? true))
+  measure.suits(entry) &&
+  (entry.createsOnly !== true || measure.letter === "A") &&
+  (full || letters !== undefined || wanted !== undefined || (measure.short?.(entry) ?? true))
 const needed = new Set<string>()
 const need = ({ letter, needs = [] }: Measure) => {
   needed.add(letter)

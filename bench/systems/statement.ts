@@ -10,7 +10,7 @@ import { libraryTables } from "./runs.ts"
 import { uuidv7 } from "./uuid.ts"
 
 const parameters = Array.from({ length: 19 }, (_, i) => `$${i + 1}`).join(", ")
-const text = `SELECT * FROM jobsd_create_run(${parameters})`
+const text = `SELECT jobsd_create_run(${parameters}) AS id`
 
 export const make = (_: string, on: Kind): System => ({
   ...libraryTables(on),
