@@ -126,6 +126,42 @@ onEveryDatabase("a server", (it, database) => {
     limit(40, 120)
   )
 
+  test(
+    "whose answer to a registration comes when its lease is nearly over makes no instance that claims runs and loses them at once",
+    () =>
+      Effect.gen(function* () {
+        const { url } = yield* Target
+        const proxy = yield* startProxy(url)
+        const world = yield* makeAuditedWorld
+        const jobsd = yield* world.client()
+        const cutOff = yield* world.worker({ url: proxy.url })
+        const endless = yield* Effect.orDie(jobsd.createRun(Act, { do: "never end" }, untiring))
+        yield* eventually(
+          Effect.sync(() => cutOff.atWork()),
+          (atWork) => atWork.length === 1
+        )
+        // trust is 1.8 s, and a try to register used to take up to 3
+        proxy.arm("register", { do: "delay", millis: 2500 })
+        proxy.blackHole(true)
+        yield* eventually(
+          Effect.sync(() => cutOff.runs("interrupted")),
+          (interrupted) => interrupted.length === 1
+        )
+        proxy.blackHole(false)
+        yield* eventually(
+          Effect.sync(() => cutOff.runs("start")),
+          (started) => started.length === 2
+        )
+        assert.strictEqual(proxy.struck(), 1)
+        assert.strictEqual(cutOff.logged("registers anew"), 1)
+        assert.strictEqual(cutOff.logged("could not register"), 1)
+        yield* Effect.orDie(jobsd.cancel(endless))
+        yield* allEnded(world)
+        assert.deepStrictEqual(defects(yield* world.verdict([endless])), noDefects)
+      }),
+    limit(40, 40)
+  )
+
   // TCP would notice at last, after many minutes; how long an instance is out until then is a figure, not a promise
   const halfOpen = large ? test : it.scoped.skip
 

@@ -242,6 +242,9 @@ export const start = (options: EngineOptions): Effect.Effect<Engine, StorageErro
   Effect.gen(function* () {
     const orderly: Patience = { handlers: options.settings.shutdownMillis, finalizers: 5000, flush: 3000, reason: "shutdown" }
     const abrupt: Patience = { handlers: 0, finalizers: 5000, flush: 3000, reason: "lost" }
+    // It is tried again all the same, and a shutdown waits for a try to end. Trust is counted from before a try: the last third of it is for
+    // the first heartbeat, or the session would claim runs and lose them at once.
+    const registeringMillis = Math.min(3000, options.settings.trustMillis / 3)
 
     const current = yield* Ref.make<Option.Option<Session>>(Option.none())
     yield* Effect.addFinalizer(() =>
@@ -260,8 +263,7 @@ export const start = (options: EngineOptions): Effect.Effect<Engine, StorageErro
           yield* Ref.set(current, Option.none())
         })
       )
-      // it is tried again all the same, and a shutdown waits for a try to end
-      latest = yield* startSession(options, { ...once, tryMillis: 3000 }).pipe(
+      latest = yield* startSession(options, { ...once, tryMillis: registeringMillis }).pipe(
         Effect.tap((session) => Ref.set(current, Option.some(session))),
         Effect.uninterruptible,
         Effect.tapError((error) => Effect.logWarning("could not register; trying again", error)),
