@@ -140,7 +140,7 @@ onEveryDatabase("a server", (it, database) => {
           Effect.sync(() => cutOff.atWork()),
           (atWork) => atWork.length === 1
         )
-        // trust is 1.8 s, and a try to register used to take up to 3
+        // longer than there is trust in a registration, which is 1.8 s from when it is asked for
         proxy.arm("register", { do: "delay", millis: 2500 })
         proxy.blackHole(true)
         yield* eventually(
@@ -154,7 +154,7 @@ onEveryDatabase("a server", (it, database) => {
         )
         assert.strictEqual(proxy.struck(), 1)
         assert.strictEqual(cutOff.logged("registers anew"), 1)
-        assert.strictEqual(cutOff.logged("could not register"), 1)
+        assert.isAtLeast(cutOff.logged("could not register"), 1)
         yield* Effect.orDie(jobsd.cancel(endless))
         yield* allEnded(world)
         assert.deepStrictEqual(defects(yield* world.verdict([endless])), noDefects)
