@@ -30,16 +30,17 @@ onEveryDatabase("a frozen process", (it, database) => {
         const create = (payload: Payload, options = {}) => Effect.orDie(jobsd.createRun(Act, payload, options))
         const held = [
           yield* create({ do: "succeed" }),
-          yield* create({ do: "fail", times: 1, millis: 300 }),
-          yield* create({ do: "fail always", millis: 300 }, { retriesOnError: 0 }),
-          yield* create({ do: "succeed", millis: 300 }, { schedule: Often, limit: 2 })
+          yield* create({ do: "fail", times: 1, millis: 1000 }),
+          yield* create({ do: "fail always", millis: 1000 }, { retriesOnError: 0 }),
+          yield* create({ do: "succeed", millis: 1000 }, { schedule: Often, limit: 2 })
         ]
         // until the scheduled one is due, too
         yield* Effect.sleep("300 millis")
-        // it claims them all at once; the first outcome is on its way to the database, and the others wait for it
+        // It claims them all at once; the first outcome is on its way to the database, and the others wait for it. So much later that they
+        // never go with it: together they are a transaction, and what a frozen one has locked cannot be taken over.
         const zombie = yield* world.worker({
           workers: 4,
-          faults: [{ at: "settle", when: "before", nth: 1, act: { do: "delay", millis: 2500 } }]
+          faults: [{ at: "settle", when: "before", nth: 1, act: { do: "delay", millis: 5000 } }]
         })
         yield* eventually(
           Effect.sync(() => zombie.runs("end")),
