@@ -78,27 +78,37 @@ onEveryDatabase("a server", (it, database) => {
     limit(60, 300)
   )
 
+  /** one process, whose way to the database is a proxy, at work on a run that never ends */
+  const workerBehindProxy = Effect.gen(function* () {
+    const { url } = yield* Target
+    const proxy = yield* startProxy(url)
+    const world = yield* makeAuditedWorld
+    const jobsd = yield* world.client()
+    const cutOff = yield* world.worker({ url: proxy.url })
+    const endless = yield* Effect.orDie(jobsd.createRun(Act, { do: "never end" }, untiring))
+    yield* eventually(
+      Effect.sync(() => cutOff.atWork()),
+      (atWork) => atWork.length === 1
+    )
+    /** lets nothing through until the run is interrupted, and after that */
+    const losesItsLease = Effect.zipRight(
+      Effect.sync(() => proxy.blackHole(true)),
+      eventually(
+        Effect.sync(() => cutOff.runs("interrupted")),
+        (interrupted) => interrupted.length === 1
+      )
+    )
+    return { world, jobsd, proxy, cutOff, endless, losesItsLease }
+  })
+
   test(
     "that does not answer for a while loses an instance its lease, and the instance comes back by itself",
     () =>
       Effect.gen(function* () {
         const millis = scaled(5000, 60_000)
-        const { url } = yield* Target
-        const proxy = yield* startProxy(url)
-        const world = yield* makeAuditedWorld
-        const jobsd = yield* world.client()
-        const cutOff = yield* world.worker({ url: proxy.url })
-        const endless = yield* Effect.orDie(jobsd.createRun(Act, { do: "never end" }, untiring))
-        yield* eventually(
-          Effect.sync(() => cutOff.atWork()),
-          (atWork) => atWork.length === 1
-        )
+        const { cutOff, endless, jobsd, losesItsLease, proxy, world } = yield* workerBehindProxy
         const from = Date.now()
-        proxy.blackHole(true)
-        yield* eventually(
-          Effect.sync(() => cutOff.runs("interrupted")),
-          (interrupted) => interrupted.length === 1
-        )
+        yield* losesItsLease
         const fencedAfter = Date.now() - from
         yield* Effect.sleep(Math.max(0, millis - fencedAfter))
         const during = yield* Effect.replicateEffect(Effect.orDie(jobsd.createRun(Act, { do: "succeed" })), 5)
@@ -130,23 +140,10 @@ onEveryDatabase("a server", (it, database) => {
     "whose answer to a registration comes when its lease is nearly over makes no instance that claims runs and loses them at once",
     () =>
       Effect.gen(function* () {
-        const { url } = yield* Target
-        const proxy = yield* startProxy(url)
-        const world = yield* makeAuditedWorld
-        const jobsd = yield* world.client()
-        const cutOff = yield* world.worker({ url: proxy.url })
-        const endless = yield* Effect.orDie(jobsd.createRun(Act, { do: "never end" }, untiring))
-        yield* eventually(
-          Effect.sync(() => cutOff.atWork()),
-          (atWork) => atWork.length === 1
-        )
+        const { cutOff, endless, jobsd, losesItsLease, proxy, world } = yield* workerBehindProxy
         // longer than there is trust in a registration, which is 1.8 s from when it is asked for
         proxy.arm("register", { do: "delay", millis: 2500 })
-        proxy.blackHole(true)
-        yield* eventually(
-          Effect.sync(() => cutOff.runs("interrupted")),
-          (interrupted) => interrupted.length === 1
-        )
+        yield* losesItsLease
         proxy.blackHole(false)
         yield* eventually(
           Effect.sync(() => cutOff.runs("start")),
