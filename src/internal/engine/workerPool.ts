@@ -36,9 +36,10 @@ export interface WorkerPool {
 const horizonMillis = 50
 /**
  * The most runs claimed ahead, and the most bytes of their payloads. While one half of them runs, the other is being claimed: with
- * 500, workers waited for the database a third of the time. Where claims stop the whole process, each should be short.
+ * 500, workers waited for the database a third of the time, with 1,000 a tenth. Where claims stop the whole process, each should be
+ * short.
  */
-const aheadLimit = 1000
+const aheadLimit = 1500
 const aheadLimitAtOnce = 250
 const aheadBytes = 16 * 1024 * 1024
 /** Handlers that never wait follow one another without a pause, and hold up the rest of the process, for no longer than this. */
