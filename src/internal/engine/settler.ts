@@ -55,8 +55,8 @@ interface Settled extends StoredSettled {
 const noFacts: Facts = { retryDelayMillis: null, nextRunAt: null }
 
 /**
- * The most that goes in one statement. A drain leaves more outcomes than one writer keeps up with, and 500 each took a tenth longer
- * to the last of them; a second writer on another connection, or 2,000 each, gained nothing.
+ * The most that goes in one statement. A drain has more outcomes than one writer keeps up with, and with 500 at a time the last of them
+ * was written a tenth later; a second writer on another connection, or 2,000 at a time, gained nothing.
  */
 const groupLimit = 1000
 
