@@ -68,6 +68,8 @@ const makeStage = (guard: Guard | null) =>
       start: (told: Told, more: { readonly leaseDuration?: number } = {}) =>
         lacking(guard)(world.start(told.live, { ...options(told), ...more })),
       startOther: (told: Told) => other.start(told.live, options(told)),
+      /** whether an instance has said so of its lease, since there were so many log lines */
+      couldNotRenew: (since: number) => world.logs.slice(since).some(({ message }) => message.includes("renew")),
       /** until so many more statements of a kind were sent, or something has happened before */
       until: (kind: "heartbeat" | "look", more: number, happened: () => boolean = () => false) => {
         const from = count(kind)
@@ -224,7 +226,7 @@ export const stories: { readonly [G in Guard]: Story } = {
           // unless the claim has failed in another way, the look for what it had taken has failed, too
           const isLost = isTaken && faulty.struck() - struck >= (name === "sqlite" ? 1 : 2)
           // when a lease is lost, others take back what it covered
-          return isLost && !world.logs.slice(said).some(({ message }) => message.includes("renew")) ? started() : null
+          return isLost && !stage.couldNotRenew(said) ? started() : null
         })
         assert.strictEqual(yield* luckily(round), 1, "the run has been claimed again")
       })
@@ -267,7 +269,7 @@ export const stories: { readonly [G in Guard]: Story } = {
           yield* world.unsafe("UPDATE @_runs SET state = 4, finished_at = 0, fence = fence + 1, owner = NULL")
           yield* stage.until("heartbeat", 3, () => mine!.interrupted)
           // who has lost its lease interrupts all of its handlers
-          return world.logs.slice(said).some(({ message }) => message.includes("renew")) ? null : mine!
+          return stage.couldNotRenew(said) ? null : mine!
         })
         assert.isTrue((yield* luckily(round)).interrupted, "its handler is interrupted")
       })
@@ -294,7 +296,7 @@ export const stories: { readonly [G in Guard]: Story } = {
             (ended) => ended !== undefined
           )
           const first = executions.find(({ run }) => run === id)!
-          return first.from - asked < 350 && !world.logs.slice(unanswered).some(({ message }) => message.includes("renew")) ? first : null
+          return first.from - asked < 350 && !stage.couldNotRenew(unanswered) ? first : null
         })
         const met = yield* luckily(round)
         assert.isFalse(met.interrupted, "its handler goes on")
