@@ -4,7 +4,7 @@ import type { Report } from "./child.ts"
 import type { Child } from "./children.ts"
 import type { Database } from "./databases.ts"
 import type { Cell, Figures } from "./harness.ts"
-import { now } from "./system.ts"
+import { type Filling, now } from "./system.ts"
 
 export interface Drained {
   readonly figures: Figures
@@ -24,6 +24,17 @@ export const countTwice = (reports: ReadonlyArray<Report>, count: number): { rea
     else twice += times - 1
   }
   return { twice, never }
+}
+
+/** Tells the planner what is in the tables. */
+export const analyze = async ({ system }: Cell, database: Database): Promise<void> => {
+  if (system.analyze !== undefined) await database.run(system.analyze)
+}
+
+/** Puts rows into the table that are there before a drain, or a million that are to be worked on. */
+export const fillTable = async (cell: Cell, database: Database, filling: Filling): Promise<void> => {
+  for (const statement of cell.system.fill[filling] ?? []) await database.run(statement)
+  await analyze(cell, database)
 }
 
 /** Fills the table through the system's own producer, in a process that is gone when the drain begins; `warm` runs only warm up. */

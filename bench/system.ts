@@ -18,6 +18,8 @@ export interface System {
   readonly pending: string
   /** SQL for the number of runs that it has set aside because nobody knows their job, in a column `parked`, if it has such a thing */
   readonly parked?: string
+  /** SQL that tells the planner what is in its tables, as the server itself does with tables that have been there for a while */
+  readonly analyze?: string
   /** SQL that fills the table before a drain, if this system can have such rows */
   readonly fill: { readonly [what in Filling]?: ReadonlyArray<string> }
 }

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises"
 import type { Database } from "../databases.ts"
-import { drain, fillQueue } from "../drain.ts"
+import { analyze, drain, fillQueue, fillTable } from "../drain.ts"
 import { type Cell, type Measure, median } from "../harness.ts"
 import { type Filling, now } from "../system.ts"
 import type { Entry } from "../systems/index.ts"
@@ -20,6 +20,8 @@ const pairsOf = ({ role }: Entry) => (role === "peer" ? 1 : 4)
 const drainIn = async (cell: Cell, database: Database) => {
   const count = drainCount(cell)
   await fillQueue(cell, database, count)
+  // whoever had rows before is analyzed, and the floor drains such a table a fifth faster on PostgreSQL: the empty one is, too
+  await analyze(cell, database)
   const { figures } = await drain(cell, database, [await cell.child(database)], { concurrency: 50, count, cap: drainCap(cell) })
   return figures
 }
@@ -64,11 +66,10 @@ export const growth: Measure = {
     let twice = 0
     let lost = 0
     for (const filling of Object.keys(growths) as ReadonlyArray<Filling>) {
-      const statements = cell.system.fill[filling]
-      if (statements === undefined) continue
+      if (cell.system.fill[filling] === undefined) continue
       const empty = await cell.database("empty")
       const filled = await cell.database(filling)
-      for (const statement of statements) await filled.run(statement)
+      await fillTable(cell, filled, filling)
       if (filling === "unknown") figures.parked = await lookAfter(cell, filled)
       const shares: Array<number> = []
       for (let pair = 0; pair < pairsOf(cell.entry); pair++) {

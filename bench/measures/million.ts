@@ -1,15 +1,20 @@
 import { setTimeout as sleep } from "node:timers/promises"
 import type { Child } from "../children.ts"
-import { drain, fillQueue } from "../drain.ts"
+import type { Database } from "../databases.ts"
+import { drain, fillQueue, fillTable } from "../drain.ts"
 import type { Cell, Measure } from "../harness.ts"
 import type { Filling } from "../system.ts"
 import { drainCap, mistakes } from "./drain.ts"
 
-/** a worker on a table that holds nothing, or a million of something, when it starts */
-const workerOn = async (cell: Cell, filling?: Filling): Promise<Child> => {
+/** a database that holds nothing, or a million of something */
+const filled = async (cell: Cell, filling?: Filling): Promise<Database> => {
   const database = await cell.database(filling)
-  for (const statement of filling === undefined ? [] : (cell.system.fill[filling] ?? [])) await database.run(statement)
+  if (filling !== undefined) await fillTable(cell, database, filling)
   await database.disconnect()
+  return database
+}
+
+const workerOn = async (cell: Cell, database: Database): Promise<Child> => {
   const worker = await cell.child(database)
   await worker.call("work", { concurrency: 50, count: 0 })
   return worker
@@ -17,10 +22,11 @@ const workerOn = async (cell: Cell, filling?: Filling): Promise<Child> => {
 
 const sizeOf = async (worker: Child) => (await worker.call("report")).rss / 1e6
 
-/** what an idle worker takes after ten seconds */
+/** what an idle worker takes after five seconds: V8 gives 50 MB back some time between the seventh and the sixteenth */
 const restingSize = async (cell: Cell, filling?: Filling) => {
-  const worker = await workerOn(cell, filling)
-  await sleep(10_000)
+  const database = await filled(cell, filling)
+  const worker = await workerOn(cell, database)
+  await sleep(5000)
   const size = await sizeOf(worker)
   await worker.end()
   return size
@@ -44,7 +50,7 @@ export const waiting: Measure = {
   run: async (cell) => {
     const empty = await restingSize(cell)
     const future = await restingSize(cell, "later")
-    const worker = await workerOn(cell, "waiting")
+    const worker = await workerOn(cell, await filled(cell, "waiting"))
     const sizes: Array<number> = []
     for (let second = 0; second < 20; second++) {
       await sleep(1000)
@@ -76,7 +82,7 @@ export const retention: Measure = {
   run: async (cell) => {
     const drainBeside = async (filling?: Filling) => {
       const database = await cell.database(filling)
-      for (const statement of filling === undefined ? [] : (cell.system.fill[filling] ?? [])) await database.run(statement)
+      if (filling !== undefined) await fillTable(cell, database, filling)
       await fillQueue(cell, database, count)
       const worker = await cell.child(database)
       const { figures } = await drain(cell, database, [worker], { concurrency: 50, count, cap: 3 * drainCap(cell) })

@@ -48,19 +48,18 @@ export const make = (variant: string, _: Kind): System => ({
   // it deletes what has succeeded
   pending:
     "SELECT count(*) AS pending FROM graphile_worker._private_jobs WHERE run_at <= now() AND task_id = (SELECT id FROM graphile_worker._private_tasks WHERE identifier = 'noop')",
+  analyze: "VACUUM ANALYZE graphile_worker._private_jobs",
   fill: {
     unknown: [
       "INSERT INTO graphile_worker._private_tasks (identifier) VALUES ('unknown') ON CONFLICT DO NOTHING",
       `INSERT INTO graphile_worker._private_jobs (task_id, payload)
-       SELECT t.id, '{"id":-1,"at":0}' FROM graphile_worker._private_tasks t, generate_series(0, 99999) WHERE t.identifier = 'unknown'`,
-      "VACUUM ANALYZE graphile_worker._private_jobs"
+       SELECT t.id, '{"id":-1,"at":0}' FROM graphile_worker._private_tasks t, generate_series(0, 99999) WHERE t.identifier = 'unknown'`
     ],
     future: [
       "INSERT INTO graphile_worker._private_tasks (identifier) VALUES ('noop') ON CONFLICT DO NOTHING",
       `INSERT INTO graphile_worker._private_jobs (task_id, payload, run_at, priority)
        SELECT t.id, '{"id":-1,"at":0}', now() + interval '1 hour', n % 10
-       FROM graphile_worker._private_tasks t, generate_series(0, 199999) AS s(n) WHERE t.identifier = 'noop'`,
-      "VACUUM ANALYZE graphile_worker._private_jobs"
+       FROM graphile_worker._private_tasks t, generate_series(0, 199999) AS s(n) WHERE t.identifier = 'noop'`
     ]
   }
 })

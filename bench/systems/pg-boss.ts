@@ -56,21 +56,19 @@ export const make = (variant: string, _: Kind): System => {
     },
 
     pending: "SELECT count(*) AS pending FROM pgboss.job WHERE name = 'noop' AND state < 'completed' AND start_after <= now()",
+    analyze: "VACUUM ANALYZE",
     fill: {
       finished: [
         `INSERT INTO pgboss.job (name, data, state, created_on, started_on, completed_on)
          SELECT 'noop', '{"id":-1,"at":0}', 'completed', now() - interval '1 hour', now() - interval '1 hour', now() - interval '1 hour'
-         FROM generate_series(1, 500000)`,
-        "VACUUM ANALYZE"
+         FROM generate_series(1, 500000)`
       ],
       future: [
         `INSERT INTO pgboss.job (name, data, start_after, priority)
-         SELECT 'noop', '{"id":-1,"at":0}', now() + interval '1 hour', n % 10 FROM generate_series(1, 200000) AS s(n)`,
-        "VACUUM ANALYZE"
+         SELECT 'noop', '{"id":-1,"at":0}', now() + interval '1 hour', n % 10 FROM generate_series(1, 200000) AS s(n)`
       ],
       elsewhere: [
-        `INSERT INTO pgboss.job (name, data) SELECT 'elsewhere', '{"id":-1,"at":0}' FROM generate_series(1, 100000)`,
-        "VACUUM ANALYZE"
+        `INSERT INTO pgboss.job (name, data) SELECT 'elsewhere', '{"id":-1,"at":0}' FROM generate_series(1, 100000)`
       ]
     }
   }

@@ -20,8 +20,7 @@ const open = (file: string) => {
 const rows = (count: number, type: string, status: number, nextRunAt: string) => [
   `INSERT INTO plainjob_jobs (type, data, status, next_run_at, created_at)
    WITH RECURSIVE c(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM c WHERE n < ${count - 1})
-   SELECT ${type}, '{"id":-1,"at":0}', ${status}, ${nextRunAt}, 0 FROM c`,
-  "ANALYZE"
+   SELECT ${type}, '{"id":-1,"at":0}', ${status}, ${nextRunAt}, 0 FROM c`
 ]
 
 export const make = (variant: string, _: Kind): System => ({
@@ -58,6 +57,7 @@ export const make = (variant: string, _: Kind): System => ({
 
   pending: `SELECT count(*) AS pending FROM plainjob_jobs
     WHERE type = 'noop' AND status < 2 AND (next_run_at IS NULL OR next_run_at <= unixepoch('subsec') * 1000)`,
+  analyze: "ANALYZE",
   fill: {
     finished: rows(500_000, "'noop'", 2, "0"),
     future: rows(200_000, "'noop'", 0, "(unixepoch() + 3600) * 1000 + n"),

@@ -28,7 +28,7 @@ const sqlOf = {
   }
 }
 
-export const libraryTables = (on: Kind): Pick<System, "fill" | "parked" | "pending" | "prepare"> => {
+export const libraryTables = (on: Kind): Pick<System, "analyze" | "fill" | "parked" | "pending" | "prepare"> => {
   const { analyze, now, numbers, uuid } = sqlOf[on as keyof typeof sqlOf]
   const rows = (
     count: number,
@@ -51,10 +51,10 @@ export const libraryTables = (on: Kind): Pick<System, "fill" | "parked" | "pendi
     `INSERT INTO jobsd_runs (id, origin_id, occurrence, job, queue, state, priority, run_at, created_at, created_by, finished_at, fence,
        errors, timeouts, crashes, ${columns})
      SELECT id, id, 0, '${job}', '${queue}', ${state}, ${priority}, ${runAt}, ${runAt}, id, ${finishedAt}, 0, 0, 0, 0, ${constants}
-     FROM (SELECT ${uuid} AS id, n FROM ${numbers(count)}) AS t`,
-    analyze
+     FROM (SELECT ${uuid} AS id, n FROM ${numbers(count)}) AS t`
   ]
   return {
+    analyze,
     // loaded here alone: the floor's processes must not carry the library
     prepare: async (url) => (await import("./jobsd.ts")).migrate(on, url),
     // one probe of the claim index at the priority of the runs that are drained, and one of the few that are running

@@ -18,6 +18,8 @@ export interface Statement {
 export interface Kept {
   readonly name: string
   readonly source: string
+  /** whether there is one way to do it: it looks for no rows, and takes no arrays */
+  readonly isPlain: boolean
   readonly parameters: { readonly [parameter: string]: ColumnType | `${ColumnType}[]` }
   readonly returns: { readonly [column: string]: ColumnType }
 }

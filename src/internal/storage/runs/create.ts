@@ -148,12 +148,14 @@ export const insertsKept = (database: Pick<Database, "dialect" | "tables">): { r
     // one row by itself is planned in half of the time that the rows of a JSON text take
     one: {
       name: `${tables.prefix}_create_run`,
+      isPlain: true,
       parameters: insertedColumns,
       source: `${into} VALUES (${columnsOf(typed)}) ${orNothingButId}`,
       returns: { id: "id" }
     },
     alike: {
       name: `${tables.prefix}_create_runs`,
+      isPlain: false,
       parameters: { ids: "id[]", values: "text[]", ...shared },
       source: `${into} SELECT ${columnsOf((column) => ofPair[column] ?? typed(column))} FROM ${dialect.pairs.from("text")} WHERE 1 = 1 ${orNothingButId}`,
       returns: { id: "id" }
