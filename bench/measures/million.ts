@@ -10,11 +10,12 @@ import { drainCap, mistakes } from "./drain.ts"
 const filled = async (cell: Cell, filling?: Filling): Promise<Database> => {
   const database = await cell.database(filling)
   if (filling !== undefined) await fillTable(cell, database, filling)
-  await database.disconnect()
   return database
 }
 
-const workerOn = async (cell: Cell, database: Database): Promise<Child> => {
+const workerOn = async (cell: Cell, filling?: Filling): Promise<Child> => {
+  const database = await filled(cell, filling)
+  await database.disconnect()
   const worker = await cell.child(database)
   await worker.call("work", { concurrency: 50, count: 0 })
   return worker
@@ -24,8 +25,7 @@ const sizeOf = async (worker: Child) => (await worker.call("report")).rss / 1e6
 
 /** what an idle worker takes after five seconds: V8 gives 50 MB back some time between the seventh and the sixteenth */
 const restingSize = async (cell: Cell, filling?: Filling) => {
-  const database = await filled(cell, filling)
-  const worker = await workerOn(cell, database)
+  const worker = await workerOn(cell, filling)
   await sleep(5000)
   const size = await sizeOf(worker)
   await worker.end()
@@ -50,7 +50,7 @@ export const waiting: Measure = {
   run: async (cell) => {
     const empty = await restingSize(cell)
     const future = await restingSize(cell, "later")
-    const worker = await workerOn(cell, await filled(cell, "waiting"))
+    const worker = await workerOn(cell, "waiting")
     const sizes: Array<number> = []
     for (let second = 0; second < 20; second++) {
       await sleep(1000)
@@ -81,8 +81,7 @@ export const retention: Measure = {
   suits: ({ name }) => name === "jobsd",
   run: async (cell) => {
     const drainBeside = async (filling?: Filling) => {
-      const database = await cell.database(filling)
-      if (filling !== undefined) await fillTable(cell, database, filling)
+      const database = await filled(cell, filling)
       await fillQueue(cell, database, count)
       const worker = await cell.child(database)
       const { figures } = await drain(cell, database, [worker], { concurrency: 50, count, cap: 3 * drainCap(cell) })
