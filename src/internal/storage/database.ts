@@ -85,8 +85,10 @@ export const withoutTransaction = <R>(context: Context.Context<R>): Context.Cont
 export const outsideTransaction = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.mapInputContext(effect, (context: Context.Context<R>) => withoutTransaction(context))
 
-/** what is definite is tried again soon and often; what a lost connection left open, a few times, since writes are idempotent */
-const soon = Schedule.exponential("5 millis", 1.5).pipe(Schedule.union(Schedule.spaced("25 millis")), Schedule.jittered)
+/** what is definite is tried again soon and often */
+const soon = ([first, longest]: Dialect["pauses"]) =>
+  Schedule.exponential(first, 1.5).pipe(Schedule.union(Schedule.spaced(longest)), Schedule.jittered)
+/** what a lost connection left open, a few times, since writes are idempotent */
 const later = Schedule.exponential("50 millis").pipe(Schedule.jittered)
 
 /**
@@ -114,6 +116,7 @@ const isLost = (error: unknown) => reasonOf(error) === "ambiguous" || reasonOf(e
 /** Says of an error what it means, and repeats what may be repeated. */
 const retried = <A, E, E2>(
   { contentionMillis, triesWhenLost }: Patience,
+  pauses: Dialect["pauses"],
   effect: Effect.Effect<A, E>,
   translated: (error: E) => E2
 ): Effect.Effect<A, E2> =>
@@ -125,7 +128,7 @@ const retried = <A, E, E2>(
       // not Schedule.upTo: it asks the wall clock, which may jump
       const givenUpAt = performance.now() + contentionMillis
       const mayTry = (error: E2) => reasonOf(error) === "contention" && performance.now() < givenUpAt
-      return Effect.retry(Effect.delay(Effect.mapError(effect, translated), "5 millis"), { schedule: soon, while: mayTry })
+      return Effect.retry(Effect.delay(Effect.mapError(effect, translated), pauses[0]), { schedule: soon(pauses), while: mayTry })
     }).pipe(Effect.retry({ schedule: Schedule.intersect(later, Schedule.recurs(triesWhenLost - 1)), while: isLost }))
   })
 
@@ -185,6 +188,7 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
     ) =>
       retried(
         patience,
+        dialect.pauses,
         Effect.suspend(() =>
           awaitedFiber(
             started(statement),

@@ -98,6 +98,8 @@ export interface Dialect {
    */
   readonly keep: ((kept: Kept) => { readonly create: string; readonly call: string }) | null
   readonly begin: string
+  /** the first and the longest pause before what others were in the way of is tried again, ms */
+  readonly pauses: readonly [first: number, longest: number]
   /** whether the driver is synchronous, so that an answer cannot be lost on its way */
   readonly answersAtOnce: boolean
   /** how the driver waits for a lock and stops the event loop meanwhile, if it does, and what keeps it from that */

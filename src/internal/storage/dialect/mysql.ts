@@ -86,6 +86,7 @@ export const mysql: Dialect = {
   forUpdate: "FOR UPDATE",
   keep: null,
   begin: "BEGIN",
+  pauses: [5, 25],
   answersAtOnce: false,
   blocking: null,
   // under REPEATABLE READ a claim locks the gaps that inserts need (500 ms of waiting against 2 ms), and deadlocks

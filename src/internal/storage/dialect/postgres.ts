@@ -91,6 +91,7 @@ export const postgres: Dialect = {
     }
   },
   begin: "BEGIN",
+  pauses: [5, 25],
   answersAtOnce: false,
   blocking: null,
   beforeWrite: null,
