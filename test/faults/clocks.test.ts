@@ -208,11 +208,11 @@ onEveryDatabase("a wrong clock", (it, database) => {
               .map((row) => Number(row.run_at))
               .sort((a, b) => a - b)
             const failedOnce = changes.find(({ errors, from, run, to }) => run === retried && from === 1 && to === 0 && errors === 1)!
-            // a failure is seen some time after the statement has read the clock for when it is tried again
             // what was claimed ahead may have been given back before
             const firstTry = claimsOf(retried).findLast(({ seq }) => seq < failedOnce.seq)
             const secondTry = claimsOf(retried).find(({ seq }) => seq > failedOnce.seq)
             const retryAt = Number(rows.get(retried)!.run_at)
+            // a failure is seen some time after the statement has read the clock for when it is tried again
             const isRetryDue = retryAt >= firstTry!.at + 100 && retryAt <= failedOnce.at + 100
             const retryLate = secondTry!.at - retryAt
             const timedOutAfter = changes.find(({ run, to }) => run === overrun && to === 3)!.at - claimsOf(overrun).at(-1)!.at
