@@ -3,9 +3,11 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { SqliteClient } from "@effect/sql-sqlite-node"
-import { assert } from "@effect/vitest"
+import { afterEach, assert, beforeEach, describe, it, vi } from "@effect/vitest"
 import { type Clock, Duration, Effect, Layer } from "effect"
 import { Jobsd } from "jobsd"
+import * as announcer from "../src/internal/announcer.js"
+import type { Hint } from "../src/internal/storage/hints.js"
 import { clientLayer } from "./support/client.js"
 import { onEveryDatabase, Target } from "./support/databases.js"
 import { counted, eventually, makeWorld } from "./support/world.js"
@@ -41,6 +43,17 @@ onEveryDatabase("a run that another program creates", (it, database) => {
       for (const n of [1, 2, 3]) {
         yield* create()
         const [took] = yield* Effect.timed(started(calls, n))
+        assert.isBelow(Duration.toMillis(took), 2000)
+      }
+    })
+  )
+
+  it.scoped("is started long before the next poll, also the last of many that were created one after the other", () =>
+    Effect.gen(function* () {
+      const { calls, create } = yield* worldOf({})
+      for (const count of [20, 40]) {
+        for (let n = 0; n < 20; n++) yield* create()
+        const [took] = yield* Effect.timed(started(calls, count))
         assert.isBelow(Duration.toMillis(took), 2000)
       }
     })
@@ -112,4 +125,55 @@ onEveryDatabase("a run that another program creates", (it, database) => {
       })
     )
   }
+})
+
+describe("a word about new runs", () => {
+  const due = { queue: "default" }
+  const makeAnnouncer = () => {
+    const told: Array<string | null> = []
+    const hints = { look: null, listen: null, word: () => "", announce: ({ queue }: Hint) => Effect.sync(() => void told.push(queue)) }
+    return { told, ...announcer.make(hints, () => {}) }
+  }
+  beforeEach(() => void vi.useFakeTimers())
+  afterEach(() => void vi.useRealTimers())
+
+  it("goes at once, and stands for what is created in the next 5 ms", () => {
+    const { announce, mayTell, told } = makeAnnouncer()
+    announce([due])
+    assert.deepStrictEqual(told, ["default"])
+    vi.advanceTimersByTime(4)
+    assert.isFalse(mayTell(due, false))
+    assert.isTrue(mayTell({ queue: "another" }, false))
+    vi.advanceTimersByTime(1)
+    assert.isTrue(mayTell(due, false))
+    vi.advanceTimersByTime(60_000)
+    assert.deepStrictEqual(told, ["default"])
+  })
+
+  it("that is owed then goes with what is created next, or by itself", () => {
+    const { announce, mayTell, told } = makeAnnouncer()
+    assert.isTrue(mayTell(due, false))
+    announce([due], due)
+    announce([due])
+    vi.advanceTimersByTime(6)
+    assert.isTrue(mayTell(due, false))
+    announce([due], due)
+    vi.advanceTimersByTime(4)
+    assert.deepStrictEqual(told, [])
+    announce([due])
+    vi.advanceTimersByTime(2)
+    assert.deepStrictEqual(told, [])
+    vi.advanceTimersByTime(1)
+    assert.deepStrictEqual(told, ["default"])
+  })
+
+  it("that is owed does not go with what may wait for somebody", () => {
+    const { announce, mayTell, told } = makeAnnouncer()
+    announce([due])
+    announce([due])
+    vi.advanceTimersByTime(6)
+    assert.isFalse(mayTell(due, true))
+    vi.advanceTimersByTime(1)
+    assert.deepStrictEqual(told, ["default", "default"])
+  })
 })

@@ -9,8 +9,8 @@ import { client } from "./clients.ts"
 import { libraryTables } from "./runs.ts"
 import { uuidv7 } from "./uuid.ts"
 
-const parameters = Array.from({ length: 19 }, (_, i) => `$${i + 1}`).join(", ")
-const text = `SELECT jobsd_create_run(${parameters}) AS id`
+const parameters = Array.from({ length: 21 }, (_, i) => `$${i + 1}`).join(", ")
+const text = `CALL jobsd_create_run(${parameters})`
 
 export const make = (_: string, on: Kind): System => ({
   ...libraryTables(on),
@@ -22,7 +22,7 @@ export const make = (_: string, on: Kind): System => ({
     const values = (payload: Payload) => {
       const json = JSON.stringify(payload)
       const limits = [3, 3, 2, 1_800_000, null, null]
-      return [uuidv7(), "noop", "default", null, null, null, 5, null, 0, me, ...limits, json, json.length, null]
+      return [uuidv7(), "noop", "default", null, null, null, 5, null, 0, me, ...limits, json, json.length, null, null, null]
     }
     const create = (payload: Payload) =>
       Effect.scoped(Effect.flatMap(reserve, (connection) => connection.execute(text, values(payload), undefined)))

@@ -106,11 +106,20 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
   // a hint that may be told now goes with the runs: one round trip less until another process has them
   const insertAndTell = (group: ReadonlyArray<NewRun>) => {
     const first = hintOf(group[0]!)
-    const told = announcer.mayTell(first) ? first : null
-    return Effect.map(store.insert(group, told === null ? null : announcer.word(told)), (ids) => {
-      const hints = group.length === 1 ? [first] : new Map(group.map((run) => [hintOf(run).queue, hintOf(run)])).values()
-      announcer.announce(hints, told)
-      return ids
+    // one with a key waits for a transaction that has created the same
+    const waits = group.some(({ uniqueKey }) => uniqueKey !== null)
+    const told = announcer.mayTell(first, waits) ? first : null
+    return Effect.matchEffect(store.insert(group, told === null ? null : announcer.word(told)), {
+      onSuccess: (ids) => {
+        const hints = group.length === 1 ? [first] : new Map(group.map((run) => [hintOf(run).queue, hintOf(run)])).values()
+        announcer.announce(hints, told)
+        return Effect.succeed(ids)
+      },
+      // it may have stood for earlier ones, too
+      onFailure: (error) => {
+        if (told !== null) announcer.announce([told])
+        return Effect.fail(error)
+      }
     })
   }
   const insertInGroup = groups.make({

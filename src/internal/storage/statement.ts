@@ -21,7 +21,8 @@ export interface Kept {
   /** whether there is one way to do it: it looks for no rows, and takes no arrays */
   readonly isPlain: boolean
   readonly parameters: { readonly [parameter: string]: ColumnType | `${ColumnType}[]` }
-  readonly returns: { readonly [column: string]: ColumnType }
+  /** null: nothing, and then it says :hint to :channel, unless there is none */
+  readonly returns: { readonly [column: string]: ColumnType } | null
 }
 
 /** How a dialect writes its n-th parameter, and whether one placeholder may stand in several places. */

@@ -51,7 +51,7 @@ const signs: ReadonlyArray<readonly [Kind, RegExp]> = [
   ["migration record", /INSERT INTO \w+_migrations/],
   ["migration step", /^\s*(CREATE|ALTER)\b/],
   ["successor", new RegExp(`INSERT INTO ${runs} .*occurrence \\+ 1`)],
-  ["create", new RegExp(`INSERT INTO ${runs} |(FROM|SELECT) \\w+_create_runs?\\(`)],
+  ["create", new RegExp(`INSERT INTO ${runs} |(CALL|SELECT) \\w+_create_(unique_)?runs?\\(`)],
   ["attempt", /INSERT INTO \w+_attempts/],
   ["register", new RegExp(`INSERT INTO ${instances}`)],
   ["claim", new RegExp(`UPDATE .*${runs}.* state = 1, fence = |FROM \\w+_claim_(runs|suspects)\\(`)],

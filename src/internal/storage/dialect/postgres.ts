@@ -70,24 +70,27 @@ export const postgres: Dialect = {
   // Planning is two thirds of what a claim of a single run takes, and half of an insert. A function's plan is kept by the session that
   // calls it, whoever that is. Made at the first call, for the next ones would plan for their values, on which none of these plans
   // depends; and made for any table, for a planner that sees an empty one reads it from end to end, and would go on doing so. To set
-  // what makes it so takes 10 us a call, which the creation of a single run does not need.
+  // what makes it so takes 10 us a call, which the creation of a single run does not need. What returns nothing is a procedure: to call
+  // one is not planned, and no row is described, sent and read, which is 20 of 350 us for a creation, and 35 for one that tells of it.
   keep: ({ isPlain, name, parameters, returns, source }) => {
-    const { names, text } = compile("numbered")(source)
-    const columns = Object.entries(returns)
+    const { names, text } = compile("numbered")(
+      returns === null ? `${source}; IF :hint IS NOT NULL THEN PERFORM pg_notify(:channel, :hint); END IF` : `RETURN QUERY ${source}`
+    )
     const call = `${name}(${names.map((parameter) => `:${parameter}`).join(", ")})`
     const planned = isPlain ? "" : "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_sort = off"
     const typeOf = (type: ColumnType | `${ColumnType}[]`) =>
       type.endsWith("[]") ? `${types[type.slice(0, -2) as ColumnType]}[]` : types[type as ColumnType]
+    const columns = Object.entries(returns ?? {}).map(([column, type]) => `${column} ${types[type]}`)
     return {
       create: `
-        CREATE OR REPLACE FUNCTION ${name}(${names.map((parameter) => typeOf(parameters[parameter]!)).join(", ")})
-        RETURNS TABLE (${columns.map(([column, type]) => `${column} ${types[type]}`).join(", ")})
+        CREATE OR REPLACE ${returns === null ? "PROCEDURE" : "FUNCTION"} ${name}(${names.map((parameter) => typeOf(parameters[parameter]!)).join(", ")})
+        ${returns === null ? "" : `RETURNS TABLE (${columns.join(", ")})`}
         LANGUAGE plpgsql ${planned}
         AS $$
         #variable_conflict use_column
-        BEGIN RETURN QUERY ${text}; END $$`,
+        BEGIN ${text}; END $$`,
       // what stands in FROM is set up for a scan: a tenth of the creation of a single run
-      call: columns.length === 1 ? `SELECT ${call} AS ${columns[0]![0]}` : `SELECT * FROM ${call}`
+      call: returns === null ? `CALL ${call}` : columns.length === 1 ? `SELECT ${call}` : `SELECT * FROM ${call}`
     }
   },
   begin: "BEGIN",

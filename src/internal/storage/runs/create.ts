@@ -10,7 +10,7 @@ import type { Database } from "../database.js"
 import type { ColumnType } from "../dialect.js"
 import { string } from "../runRow.js"
 import type { Session, Values } from "../session.js"
-import type { Kept, Value } from "../statement.js"
+import type { Kept, Statement, Value } from "../statement.js"
 import { type Asker, json, orAbsent } from "./context.js"
 
 /** A run to be created. */
@@ -132,11 +132,14 @@ const inserting = ({ dialect: { now, returning }, tables: { runs } }: Pick<Datab
   return { columnsOf, into, orNothing: returning ? "ON CONFLICT DO NOTHING" : "" }
 }
 
-/** What a server that keeps statements is to keep: the creation of a single run, and of some that differ in nothing but their payloads. */
-export const insertsKept = (database: Pick<Database, "dialect" | "tables">): { readonly one: Kept; readonly alike: Kept } => {
+/**
+ * What a server that keeps statements is to keep: the creation of a single run, without and with a key that another may hold, and of some
+ * without one that differ in nothing but their payloads. Without a key there is nothing to answer: who is there already is what an earlier
+ * try has created.
+ */
+export const insertsKept = (database: Pick<Database, "dialect" | "tables">): { readonly [kept in "one" | "unique" | "alike"]: Kept } => {
   const { dialect, tables } = database
   const { columnsOf, into, orNothing } = inserting(database)
-  const orNothingButId = `${orNothing} ${dialect.hint.kind === "channel" ? returningId : ""}`
   const typed = (column: InsertedColumn) => dialect.typed(`:${column}`, insertedColumns[column])
   const { id: _id, payload: _payload, payload_bytes: _bytes, ...shared } = insertedColumns
   const ofPair: { readonly [column in InsertedColumn]?: string } = {
@@ -144,21 +147,30 @@ export const insertsKept = (database: Pick<Database, "dialect" | "tables">): { r
     payload: "d.value",
     payload_bytes: dialect.bytes("d.value")
   }
+  // one row by itself is planned in half of the time that the rows of a JSON text take
+  const single = `${into} VALUES (${columnsOf(typed)}) ${orNothing}`
+  const hinted = { channel: "name", hint: "text" } as const
   return {
-    // one row by itself is planned in half of the time that the rows of a JSON text take
     one: {
       name: `${tables.prefix}_create_run`,
       isPlain: true,
+      parameters: { ...insertedColumns, ...hinted },
+      source: single,
+      returns: null
+    },
+    unique: {
+      name: `${tables.prefix}_create_unique_run`,
+      isPlain: true,
       parameters: insertedColumns,
-      source: `${into} VALUES (${columnsOf(typed)}) ${orNothingButId}`,
+      source: `${single} ${dialect.hint.kind === "channel" ? returningId : ""}`,
       returns: { id: "id" }
     },
     alike: {
       name: `${tables.prefix}_create_runs`,
       isPlain: false,
-      parameters: { ids: "id[]", values: "text[]", ...shared },
-      source: `${into} SELECT ${columnsOf((column) => ofPair[column] ?? typed(column))} FROM ${dialect.pairs.from("text")} WHERE 1 = 1 ${orNothingButId}`,
-      returns: { id: "id" }
+      parameters: { ids: "id[]", values: "text[]", ...shared, ...hinted },
+      source: `${into} SELECT ${columnsOf((column) => ofPair[column] ?? typed(column))} FROM ${dialect.pairs.from("text")} WHERE 1 = 1 ${orNothing}`,
+      returns: null
     }
   }
 }
@@ -169,18 +181,29 @@ export const make = ({ database }: Asker): Create => {
   const { runs } = tables
   const { columnsOf, into, orNothing } = inserting(database)
 
-  /** with and without a hint, which goes with the ids */
-  const sourced = (source: string, returning = source) => {
+  interface Insert {
+    readonly silent: Statement
+    /** a hint goes with it */
+    readonly telling: Statement
+    /** whether it says how many it has created */
+    readonly counts: boolean
+  }
+  const counted = (source: string, returning = source): Insert => {
     const { hint } = dialect
-    return { silent: statement(source), telling: statement(hint.kind === "channel" ? hint.within(returning) : source) }
+    return { silent: statement(source), telling: statement(hint.kind === "channel" ? hint.within(returning) : source), counts: true }
+  }
+  const called = (one: Kept): Insert => {
+    const call = statement(kept(one))
+    return { silent: call, telling: call, counts: dialect.keep === null }
   }
 
-  const { alike, one } = insertsKept(database)
-  const insertOne = sourced(kept(one))
-  const insertAlike = sourced(kept(alike))
+  const { alike, one, unique } = insertsKept(database)
+  const insertOne = called(one)
+  const insertUnique = counted(kept(unique))
+  const insertAlike = called(alike)
   const many = `
     ${into} SELECT ${columnsOf((column) => `d.${column}`)} FROM ${dialect.rows(":rows", insertedColumns)} WHERE 1 = 1 ${orNothing}`
-  const insertMany = sourced(many, `${many} ${returningId}`)
+  const insertMany = counted(many, `${many} ${returningId}`)
 
   const keyColumns = { id: "id", unique_key: "key" } satisfies { [column: string]: ColumnType }
   // two looks rather than one with OR, for which not every planner takes both indexes
@@ -221,20 +244,15 @@ export const make = ({ database }: Asker): Create => {
     )
 
   const insertRows = (session: Session, group: ReadonlyArray<NewRun>, hint: string | null = null): Effect.Effect<Taken, SqlError> => {
-    const [first] = group
-    const [statements, values] =
+    const first = group[0]!
+    const [{ counts, silent, telling }, values]: readonly [Insert, Values] =
       group.length === 1
-        ? [insertOne, insertedValues(first!)]
-        : group.every((run) => isAlike(run, first!))
-          ? [insertAlike, Object.assign(dialect.pairs.values(group.map(({ id, payload }) => [id, payload])), insertedValues(first!))]
+        ? [first.uniqueKey === null ? insertOne : insertUnique, insertedValues(first)]
+        : first.uniqueKey === null && group.every((run) => isAlike(run, first))
+          ? [insertAlike, Object.assign(dialect.pairs.values(group.map(({ id, payload }) => [id, payload])), insertedValues(first))]
           : [insertMany, { rows: json(group.map((run) => withoutNulls(insertedValues(run)))) }]
-    const statement = hint === null ? statements.silent : statements.telling
-    const parameters: Values = hint === null ? values : Object.assign(values, { channel: runs, hint })
-    const inserted: Effect.Effect<number | ReadonlyArray<unknown>, SqlError> =
-      hint === null ? session.affected(statement, parameters) : session.rows(statement, parameters)
-    const taken = Effect.flatMap(inserted, (some) =>
-      (typeof some === "number" ? some : some.length) === group.length ? nothingTaken : holders(session, group)
-    )
+    const inserted = session.affected(hint === null ? silent : telling, Object.assign(values, { channel: runs, hint }))
+    const taken = Effect.flatMap(inserted, (created) => (!counts || created === group.length ? nothingTaken : holders(session, group)))
     return dialect.returning
       ? taken
       : Effect.catchIf(
