@@ -90,7 +90,8 @@ export const postgres: Dialect = {
         #variable_conflict use_column
         BEGIN ${text}; END $$`,
       // what stands in FROM is set up for a scan: a tenth of the creation of a single run
-      call: returns === null ? `CALL ${call}` : columns.length === 1 ? `SELECT ${call}` : `SELECT * FROM ${call}`
+      call:
+        returns === null ? `CALL ${call}` : columns.length === 1 ? `SELECT ${call} AS ${Object.keys(returns)[0]}` : `SELECT * FROM ${call}`
     }
   },
   begin: "BEGIN",
