@@ -205,13 +205,15 @@ export const make = (store: RunStore, settings: Resolved, local: Local): Omit<Jo
     traceparent: string | null
   ): AtOnce<NewRun, PayloadError> => {
     const id = uuidv7(Date.now()) as RunId
-    const run = (encoded: Encoded, backoff: string | null): NewRun => ({
+    const run = ({ payload, payloadBytes }: Encoded, backoff: string | null): NewRun => ({
+      // first: then it is cloned, not copied property by property
+      ...template,
       id,
       backoff,
-      ...template,
       createdBy: local.id(),
       traceparent,
-      ...encoded
+      payload,
+      payloadBytes
     })
     const encoded = encodePayload(job, payload, settings.payloadLimit)
     return options.backoff === undefined

@@ -10,7 +10,7 @@ import type { Database } from "./database.js"
 import type { ColumnType, Dialect, Tables } from "./dialect.js"
 import { number } from "./runRow.js"
 import { claimsKept } from "./runs/claim.js"
-import { insertsKept } from "./runs/create.js"
+import { insertsKept } from "./runs/inserts.js"
 import type { Session } from "./session.js"
 
 type Columns = { readonly [column: string]: readonly [ColumnType, "NOT NULL" | "NULL"] }

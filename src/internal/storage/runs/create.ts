@@ -2,16 +2,16 @@
 import type { SqlError } from "@effect/sql/SqlError"
 import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import type { InstanceId } from "../../../Instance.js"
 import { RetryTransaction, StorageError } from "../../../JobsdError.js"
 import type { RunId } from "../../../Run.js"
-import { State } from "../../lifecycle.js"
-import type { Database } from "../database.js"
 import type { ColumnType } from "../dialect.js"
 import { string } from "../runRow.js"
 import type { Session, Values } from "../session.js"
-import type { Kept, Statement, Value } from "../statement.js"
+import type { Kept, Statement } from "../statement.js"
 import { type Asker, json, orAbsent } from "./context.js"
+import { insertedColumns, insertedValues, inserting, insertsKept, returningId, withoutNulls } from "./inserts.js"
 
 /** A run to be created. */
 export interface NewRun {
@@ -67,114 +67,6 @@ const statementRows = 2000
 /** where a statement stops the whole process */
 const statementRowsAtOnce = 500
 const statementBytes = 4 * 1024 * 1024
-
-const insertedColumns = {
-  id: "id",
-  job: "name",
-  queue: "name",
-  schedule: "name",
-  name: "text",
-  unique_key: "key",
-  priority: "small",
-  due: "big",
-  delay: "big",
-  created_by: "id",
-  max_errors: "int",
-  max_timeouts: "int",
-  max_crashes: "int",
-  timeout_ms: "big",
-  success_limit: "int",
-  backoff: "text",
-  payload: "text",
-  payload_bytes: "int",
-  traceparent: "text"
-} satisfies { [column: string]: ColumnType }
-
-type InsertedColumn = keyof typeof insertedColumns
-
-const insertedValues = (run: NewRun): { readonly [C in InsertedColumn]: Value } => ({
-  id: run.id,
-  job: run.job,
-  queue: run.queue,
-  schedule: run.schedule,
-  name: run.name,
-  unique_key: run.uniqueKey,
-  priority: run.priority,
-  due: run.runAt,
-  delay: run.delayMillis,
-  created_by: run.createdBy,
-  max_errors: run.maxErrors,
-  max_timeouts: run.maxTimeouts,
-  max_crashes: run.maxCrashes,
-  timeout_ms: run.timeoutMillis,
-  success_limit: run.successLimit,
-  backoff: run.backoff,
-  payload: run.payload,
-  payload_bytes: run.payloadBytes,
-  traceparent: run.traceparent
-})
-
-/** Nulls are left out: they are half of the text, and what is left out is NULL. */
-const withoutNulls = (values: { readonly [column: string]: Value }) =>
-  Object.fromEntries(Object.entries(values).filter(([_, value]) => value !== null))
-
-/** an INSERT of all columns, given how each of those that differ is said */
-const inserting = ({ dialect: { now, returning }, tables: { runs } }: Pick<Database, "dialect" | "tables">) => {
-  const into = `
-    INSERT INTO ${runs} (id, origin_id, occurrence, job, queue, schedule, name, unique_key, state, priority, run_at, created_at,
-      created_by, fence, errors, timeouts, crashes, max_errors, max_timeouts, max_crashes, timeout_ms, success_count,
-      success_limit, backoff, payload, payload_bytes, late, traceparent)`
-  const columnsOf = (of: (column: InsertedColumn) => string) => `
-    ${of("id")}, ${of("id")}, 0, ${of("job")}, ${of("queue")}, ${of("schedule")}, ${of("name")}, ${of("unique_key")}, ${State.ready},
-    ${of("priority")}, COALESCE(${of("due")}, ${now}) + ${of("delay")}, ${now}, ${of("created_by")}, 0, 0, 0, 0, ${of("max_errors")},
-    ${of("max_timeouts")}, ${of("max_crashes")}, ${of("timeout_ms")}, 0, ${of("success_limit")}, ${of("backoff")}, ${of("payload")},
-    ${of("payload_bytes")}, 0, ${of("traceparent")}`
-  return { columnsOf, into, orNothing: returning ? "ON CONFLICT DO NOTHING" : "" }
-}
-
-/**
- * What a server that keeps statements is to keep: the creation of a single run, without and with a key that another may hold, and of some
- * without one that differ in nothing but their payloads. Without a key there is nothing to answer: who is there already is what an earlier
- * try has created.
- */
-export const insertsKept = (database: Pick<Database, "dialect" | "tables">): { readonly [kept in "one" | "unique" | "alike"]: Kept } => {
-  const { dialect, tables } = database
-  const { columnsOf, into, orNothing } = inserting(database)
-  const typed = (column: InsertedColumn) => dialect.typed(`:${column}`, insertedColumns[column])
-  const { id: _id, payload: _payload, payload_bytes: _bytes, ...shared } = insertedColumns
-  const ofPair: { readonly [column in InsertedColumn]?: string } = {
-    id: "d.id",
-    payload: "d.value",
-    payload_bytes: dialect.bytes("d.value")
-  }
-  // one row by itself is planned in half of the time that the rows of a JSON text take
-  const single = `${into} VALUES (${columnsOf(typed)}) ${orNothing}`
-  const hinted = { channel: "name", hint: "text" } as const
-  return {
-    one: {
-      name: `${tables.prefix}_create_run`,
-      isPlain: true,
-      parameters: { ...insertedColumns, ...hinted },
-      source: single,
-      returns: null
-    },
-    unique: {
-      name: `${tables.prefix}_create_unique_run`,
-      isPlain: true,
-      parameters: insertedColumns,
-      source: `${single} ${dialect.hint.kind === "channel" ? returningId : ""}`,
-      returns: { id: "id" }
-    },
-    alike: {
-      name: `${tables.prefix}_create_runs`,
-      isPlain: false,
-      parameters: { ids: "id[]", values: "text[]", ...shared, ...hinted },
-      source: `${into} SELECT ${columnsOf((column) => ofPair[column] ?? typed(column))} FROM ${dialect.pairs.from("text")} WHERE 1 = 1 ${orNothing}`,
-      returns: null
-    }
-  }
-}
-const returningId = "RETURNING id"
 
 export const make = ({ database }: Asker): Create => {
   const { dialect, kept, statement, tables } = database
@@ -243,7 +135,7 @@ export const make = ({ database }: Asker): Create => {
       }
     )
 
-  const insertRows = (session: Session, group: ReadonlyArray<NewRun>, hint: string | null = null): Effect.Effect<Taken, SqlError> => {
+  const insertion = (group: ReadonlyArray<NewRun>, hint: string | null = null): ((session: Session) => Effect.Effect<Taken, SqlError>) => {
     const first = group[0]!
     const [{ counts, silent, telling }, values]: readonly [Insert, Values] =
       group.length === 1
@@ -251,22 +143,42 @@ export const make = ({ database }: Asker): Create => {
         : first.uniqueKey === null && group.every((run) => isAlike(run, first))
           ? [insertAlike, Object.assign(dialect.pairs.values(group.map(({ id, payload }) => [id, payload])), insertedValues(first))]
           : [insertMany, { rows: json(group.map((run) => withoutNulls(insertedValues(run)))) }]
-    const inserted = session.affected(hint === null ? silent : telling, Object.assign(values, { channel: runs, hint }))
-    const taken = Effect.flatMap(inserted, (created) => (!counts || created === group.length ? nothingTaken : holders(session, group)))
-    return dialect.returning
-      ? taken
-      : Effect.catchIf(
-          taken,
-          (error) => dialect.failure(error) === "unique",
-          () =>
-            group.length === 1
-              ? holders(session, group)
-              : Effect.map(
-                  Effect.forEach(group, (run) => insertRows(session, [run])),
-                  together
-                )
-        )
+    const statement = hint === null ? silent : telling
+    Object.assign(values, { channel: runs, hint })
+    return (session) => {
+      const taken = Effect.flatMap(session.affected(statement, values), (created) =>
+        !counts || created === group.length ? nothingTaken : holders(session, group)
+      )
+      return dialect.returning
+        ? taken
+        : Effect.catchIf(
+            taken,
+            (error) => dialect.failure(error) === "unique",
+            () =>
+              group.length === 1
+                ? holders(session, group)
+                : Effect.map(
+                    Effect.forEach(group, (run) => insertRows(session, [run])),
+                    together
+                  )
+          )
+    }
   }
+  const insertRows = (session: Session, group: ReadonlyArray<NewRun>, hint: string | null = null) => insertion(group, hint)(session)
+
+  // the next statement is made ready while the database is at work on one
+  const insertInTurn = (session: Session, [first, ...others]: ReadonlyArray<ReadonlyArray<NewRun>>): Effect.Effect<Taken, SqlError> =>
+    Effect.gen(function* () {
+      const taken: Array<Taken> = []
+      let inserting = yield* Effect.fork(insertion(first!)(session))
+      for (const group of others) {
+        const next = insertion(group)
+        taken.push(yield* Fiber.join(inserting))
+        inserting = yield* Effect.fork(next(session))
+      }
+      taken.push(yield* Fiber.join(inserting))
+      return together(taken)
+    })
 
   // the holder of a key can end between the insert and the look: then there is room for ours
   const untilFound = (
@@ -296,15 +208,7 @@ export const make = ({ database }: Asker): Create => {
     isOneStatement: (all) => dialect.returning && fitting(all) === all.length,
     insert: (group, hint) =>
       untilFound(group, (missing) => database.write("create a run", (session) => insertRows(session, missing, hint))),
-    insertAll: (all) =>
-      untilFound(all, (missing) =>
-        database.transact("create runs", (session) =>
-          Effect.map(
-            Effect.forEach(chunks(missing), (chunk) => insertRows(session, chunk)),
-            together
-          )
-        )
-      ),
+    insertAll: (all) => untilFound(all, (missing) => database.transact("create runs", (session) => insertInTurn(session, chunks(missing)))),
     insertWithin: (session, all) =>
       database
         .within(session)
