@@ -217,7 +217,7 @@ const mutations: ReadonlyArray<Mutation> = [
   drop("create: a repeat", /^INSERT.* ON CONFLICT DO NOTHING/, /ON CONFLICT DO NOTHING/, "a creation is repeated", ["sqlite", "postgres"]),
   mutation("create: a repeat", blind, "a creation is repeated", mysql),
   mutation("create: a key that is held", blind, "a key is asked for that somebody holds", mysql),
-  swap("create, look: by its id", holders, /ON r\.id = d\.id/, "ON 1 = 0", "a creation is repeated"),
+  swap("create, look: by its id", holders, /ON r\.id = d\.id/, "ON 1 = 0", "a creation is repeated whose run has given up its key"),
   swap("create, look: by its key", holders, /ON r\.unique_key = d\.unique_key/, "ON 1 = 0", "a key is asked for that somebody holds"),
   drop("create, look: what is there now", holders, / LOCK IN SHARE MODE/, "a key is taken after a transaction has begun"),
 

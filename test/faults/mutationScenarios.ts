@@ -269,6 +269,15 @@ export const scenarios = {
       const again = yield* Effect.either(storesOf(database, "A", 1).insert([newRun(id)], null))
       assert.deepStrictEqual(again, Either.right([id]), "a repeat of what was done already")
     }),
+  // without a key, nobody asks who is there
+  "a creation is repeated whose run has given up its key": (database) =>
+    Effect.gen(function* () {
+      const id = idOf("bbb", 1) as RunId
+      yield* play(database, [create({ unique: 0 })])
+      yield* on(database, `UPDATE ${database.tables.runs} SET state = ${State.succeeded}, finished_at = 1, unique_key = NULL`)
+      const again = yield* Effect.either(storesOf(database, "A", 1).insert([newRun(id, "0".repeat(64))], null))
+      assert.deepStrictEqual(again, Either.right([id]), "a repeat of what was done already")
+    }),
   "a key is asked for that somebody holds": (database) =>
     Effect.gen(function* () {
       const key = "0".repeat(64)
