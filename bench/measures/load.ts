@@ -21,7 +21,7 @@ export const load: Measure = {
     { figure: "lost", title: "lost" }
   ],
   suits: ({ name }) => name !== "pg-boss",
-  short: ({ name, on }) => on === "postgres" || name === "jobsd",
+  short: ({ on }) => on === "postgres",
   run: async (cell) => {
     const seconds = cell.full ? 10 : 5
     const target = Math.round(Math.min(5000, (cell.earlier("B")?.rate ?? 10_000) / 2))

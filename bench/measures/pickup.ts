@@ -16,7 +16,7 @@ export const pickup: Measure = {
   ],
   suits: () => true,
   // syncing at every commit costs the creation, not the pick-up
-  short: ({ name }) => !name.endsWith(":full"),
+  short: ({ name }) => !name.endsWith(":full") && !name.startsWith("effect-pq"),
   run: async (cell) => {
     const count = cell.full ? 100 : 60
     const database = await cell.database()
