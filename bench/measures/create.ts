@@ -11,7 +11,7 @@ export const create: Measure = {
     { figure: "bulk", title: "bulk 10k", ratio: true }
   ],
   suits: () => true,
-  // eight seconds for each
+  // six seconds for each
   short: ({ name }) => !name.endsWith(":full") && !name.startsWith("effect-pq"),
   run: async (cell) => {
     const producer = await cell.child(await cell.database())
