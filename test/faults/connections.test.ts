@@ -17,7 +17,8 @@ import { type AuditedWorld, makeAuditedWorld } from "./support/world.js"
 
 /** A way to lose a connection at a statement. */
 interface Cutter {
-  readonly cut: (at: Kind, when: "before" | "after") => void
+  /** at the next statement of a kind, or the one so many later */
+  readonly cut: (at: Kind, when: "before" | "after", nth: number) => void
   readonly cuts: () => number
 }
 
@@ -25,7 +26,7 @@ interface Cutter {
 const withFaultyClient = Effect.gen(function* () {
   const faulty = makeFaulty(yield* SqlClient.SqlClient)
   const world = yield* Effect.provideService(makeAuditedWorld, SqlClient.SqlClient, faulty.sql)
-  const cutter: Cutter = { cut: (at, when) => faulty.arm({ at, when, nth: 1, act: { do: "lose" } }), cuts: faulty.struck }
+  const cutter: Cutter = { cut: (at, when, nth) => faulty.arm({ at, when, nth, act: { do: "lose" } }), cuts: faulty.struck }
   return { world, cutter }
 })
 
@@ -35,7 +36,7 @@ const withProxy = Effect.gen(function* () {
   const proxy = yield* startProxy(url)
   const sql = Context.get(yield* Layer.build(clientLayer(proxy.url)), SqlClient.SqlClient)
   const world = yield* Effect.provideService(makeAuditedWorld, SqlClient.SqlClient, sql)
-  const cutter: Cutter = { cut: (at, when) => proxy.arm(at, { do: "cut", when }), cuts: proxy.struck }
+  const cutter: Cutter = { cut: (at, when, nth) => proxy.arm(at, { do: "cut", when }, nth), cuts: proxy.struck }
   return { world, cutter, proxy }
 })
 
@@ -43,11 +44,30 @@ interface Operation {
   readonly what: string
   /** what commits it */
   readonly at: (database: DatabaseName) => Kind
+  /** which of several; the first if nothing is said */
+  readonly nth?: number
   /** does it, with a cut; the runs that must have ended */
   readonly act: (world: AuditedWorld, cut: () => void) => Effect.Effect<ReadonlyArray<Run.RunId>, unknown>
 }
 
 const endless = () => counted("Endless", Effect.never)
+
+/** a createRuns that takes several statements, the next of which is made ready while one is at the database */
+const createVeryMany: Operation["act"] = (world, cut) =>
+  Effect.gen(function* () {
+    const { job } = endless()
+    const jobsd = yield* world.client()
+    cut()
+    const ids = yield* jobsd.createRuns(
+      job,
+      Array.from({ length: 2501 }, () => undefined),
+      { delay: "1 hour" }
+    )
+    const rows = yield* world.rows<{ readonly id: string }>("runs")
+    assert.deepStrictEqual(new Set(rows.map(({ id }) => id)), new Set<string>(ids))
+    assert.lengthOf(rows, 2501)
+    return []
+  })
 
 const operations: ReadonlyArray<Operation> = [
   {
@@ -68,6 +88,23 @@ const operations: ReadonlyArray<Operation> = [
         return [id]
       }).pipe(Effect.scoped)
   },
+  {
+    what: "createRuns",
+    at: () => "create",
+    act: (world, cut) =>
+      Effect.gen(function* () {
+        const { calls, job, live } = counted("Created")
+        const jobsd = yield* world.start(live, { jobs: [job] })
+        cut()
+        const ids = yield* jobsd.createRuns(job, [undefined, undefined, undefined])
+        yield* Effect.forEach(ids, (id) => reaches(jobsd, id, "succeeded"))
+        assert.lengthOf(yield* world.rows("runs"), 3)
+        assert.lengthOf(calls, 3)
+        return ids
+      })
+  },
+  { what: "the second statement of a large createRuns", at: () => "create", nth: 2, act: createVeryMany },
+  { what: "the COMMIT of a large createRuns", at: () => "commit", act: createVeryMany },
   {
     what: "register",
     at: () => "register",
@@ -204,11 +241,11 @@ onEveryDatabase("a connection lost", (it, database) => {
         ] as const)
   for (const [way, connect] of ways) {
     for (const when of ["before", "after"] as const) {
-      for (const { act, at, what } of operations) {
+      for (const { act, at, nth = 1, what } of operations) {
         it.scoped(`${when === "before" ? "before the server has got" : "after the server has done"} ${what}, ${way}, changes nothing`, () =>
           Effect.gen(function* () {
             const { cutter, world } = yield* connect
-            const accepted = yield* act(world, () => cutter.cut(at(database), when))
+            const accepted = yield* act(world, () => cutter.cut(at(database), when, nth))
             const verdict = yield* world.verdict(accepted)
             report({
               row: 21,

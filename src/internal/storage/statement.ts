@@ -18,6 +18,8 @@ export interface Statement {
 export interface Kept {
   readonly name: string
   readonly source: string
+  /** what is tried first, where the server can catch an error: the same, but a row that is there already is one */
+  readonly hopeful: string | null
   /** whether there is one way to do it: it looks for no rows, and takes no arrays */
   readonly isPlain: boolean
   readonly parameters: { readonly [parameter: string]: ColumnType | `${ColumnType}[]` }

@@ -72,9 +72,10 @@ export const postgres: Dialect = {
   // depends; and made for any table, for a planner that sees an empty one reads it from end to end, and would go on doing so. To set
   // what makes it so takes 10 us a call, which the creation of a single run does not need. What returns nothing is a procedure: to call
   // one is not planned, and no row is described, sent and read, which is 20 of 350 us for a creation, and 35 for one that tells of it.
-  keep: ({ isPlain, name, parameters, returns, source }) => {
+  keep: ({ hopeful, isPlain, name, parameters, returns, source }) => {
+    const tried = hopeful === null ? source : `BEGIN ${hopeful}; EXCEPTION WHEN unique_violation THEN ${source}; END`
     const { names, text } = compile("numbered")(
-      returns === null ? `${source}; IF :hint IS NOT NULL THEN PERFORM pg_notify(:channel, :hint); END IF` : `RETURN QUERY ${source}`
+      returns === null ? `${tried}; IF :hint IS NOT NULL THEN PERFORM pg_notify(:channel, :hint); END IF` : `RETURN QUERY ${source}`
     )
     const call = `${name}(${names.map((parameter) => `:${parameter}`).join(", ")})`
     const planned = isPlain ? "" : "SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_sort = off"

@@ -86,6 +86,7 @@ export const insertsKept = (database: Pick<Database, "dialect" | "tables">): { r
   }
   // one row by itself is planned in half of the time that the rows of a JSON text take
   const single = `${into} VALUES (${columnsOf(typed)}) ${orNothing}`
+  const pairs = `${into} SELECT ${columnsOf((column) => ofPair[column] ?? typed(column))} FROM ${dialect.pairs.from("text")} WHERE 1 = 1`
   const hinted = { channel: "name", hint: "text" } as const
   return {
     one: {
@@ -93,6 +94,7 @@ export const insertsKept = (database: Pick<Database, "dialect" | "tables">): { r
       isPlain: true,
       parameters: { ...insertedColumns, ...hinted },
       source: single,
+      hopeful: null,
       returns: null
     },
     unique: {
@@ -100,13 +102,16 @@ export const insertsKept = (database: Pick<Database, "dialect" | "tables">): { r
       isPlain: true,
       parameters: insertedColumns,
       source: `${single} ${dialect.hint.kind === "channel" ? returningId : ""}`,
+      hopeful: null,
       returns: { id: "id" }
     },
     alike: {
       name: `${tables.prefix}_create_runs`,
       isPlain: false,
       parameters: { ids: "id[]", values: "text[]", ...shared, ...hinted },
-      source: `${into} SELECT ${columnsOf((column) => ofPair[column] ?? typed(column))} FROM ${dialect.pairs.from("text")} WHERE 1 = 1 ${orNothing}`,
+      source: `${pairs} ${orNothing}`,
+      // to be ready for a row that is there takes a look before and a record after each: 3 of 8 us
+      hopeful: pairs,
       returns: null
     }
   }
