@@ -242,7 +242,8 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
       value: "big",
       set: (startedAt) => ({
         state: String(State.succeeded),
-        finished_at: now,
+        // once, not for each row: 0.3 of 8 us on PostgreSQL
+        finished_at: `(SELECT ${now})`,
         unique_key: "NULL",
         owner: "NULL",
         deadline_at: "NULL",
