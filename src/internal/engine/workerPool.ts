@@ -130,8 +130,8 @@ export const make = (options: {
       return room >= Math.max(1, target / 2) ? room : 0
     },
     submit: (claimed, more) => {
-      for (const { run } of claimed) averageBytes += (run.payload.length - averageBytes) * 0.1
-      waiting = [...waiting.slice(next), ...claimed]
+      averageBytes = averaged(averageBytes, claimed)
+      waiting = waiting.slice(next).concat(claimed)
       next = 0
       // the next claim goes first: the database is at work on it while these run
       if (more && !options.answersAtOnce && !pumping) {
@@ -164,3 +164,7 @@ export const make = (options: {
   }
   return pool
 }
+
+/** A function of its own, for V8 compiles a loop with all that is around it: the start of a run, in this case. */
+const averaged = (average: number, claimed: ReadonlyArray<Claimed>): number =>
+  claimed.reduce((average, { run }) => average + (run.payload.length - average) * 0.1, average)

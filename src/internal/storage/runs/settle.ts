@@ -267,18 +267,7 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
   }
 
   const settleOurs: Settle["settleOurs"] = (group) => {
-    // nearly always there is one fence: that of a first attempt
-    const successes = new Map<number, Array<Settled>>()
-    const others: Array<Settled> = []
-    for (const settled of group) {
-      if (!isPlainSuccess(settled)) others.push(settled)
-      else {
-        const { fence } = settled.run
-        const alike = successes.get(fence)
-        if (alike === undefined) successes.set(fence, [settled])
-        else alike.push(settled)
-      }
-    }
+    const { others, successes } = sorted(group)
     const writes: Array<Effect.Effect<Recorded, StorageError>> = []
     for (const [fence, alike] of successes) {
       if (alike.length < worthwhile && group.length > alike.length) others.push(...alike)
@@ -309,6 +298,26 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
         (rows) => rows > 0
       )
   }
+}
+
+/**
+ * The plain successes by their fences, of which nearly always there is one, that of a first attempt; and the others. A function of its
+ * own, for V8 compiles a loop with all that is around it: that took it 24 ms.
+ */
+const sorted = (group: ReadonlyArray<Settled>) => {
+  const successes = new Map<number, Array<Settled>>()
+  const others: Array<Settled> = []
+  for (const settled of group) {
+    if (!isPlainSuccess(settled)) {
+      others.push(settled)
+      continue
+    }
+    const { fence } = settled.run
+    const alike = successes.get(fence)
+    if (alike === undefined) successes.set(fence, [settled])
+    else alike.push(settled)
+  }
+  return { others, successes }
 }
 
 /** A statement of its own is worth its round trip for so many runs. */
