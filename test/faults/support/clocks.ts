@@ -113,8 +113,9 @@ export const steppedClient = (client: SqlClient.SqlClient): Stepped => {
   // what the server keeps asks for its clock where nobody sees it: here, the text itself is sent
   const keptTexts = new Map<string, string>()
   const rewritten = (sent: string) => {
-    const [, name, kept] = /CREATE OR REPLACE FUNCTION (\w+)\(.*?BEGIN RETURN QUERY (.*); END/s.exec(sent) ?? []
-    if (name !== undefined) keptTexts.set(name, kept!)
+    const [, name, moment, kept] =
+      /CREATE OR REPLACE FUNCTION (\w+)\(.*?DECLARE (\w+) CONSTANT .*?BEGIN RETURN QUERY (.*); END/s.exec(sent) ?? []
+    if (name !== undefined) keptTexts.set(name, kept!.replaceAll(moment!, now))
     const text = sent.replace(/SELECT \* FROM (\w+)\([$\d, ]*\)/, (call, name) => keptTexts.get(name) ?? call)
     const parts = text.split(now)
     if (parts.length > 1) replaced++
