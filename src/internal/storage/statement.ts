@@ -19,7 +19,7 @@ export interface Kept {
   readonly name: string
   readonly source: string
   /** what is tried first, where the server can catch an error: the same, but a row that is there already is one */
-  readonly hopeful: string | null
+  readonly hopeful?: string
   /** whether there is one way to do it: it looks for no rows, and takes no arrays */
   readonly isPlain: boolean
   readonly parameters: { readonly [parameter: string]: ColumnType | `${ColumnType}[]` }

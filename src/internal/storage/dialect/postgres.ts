@@ -73,7 +73,7 @@ export const postgres: Dialect = {
   // what makes it so takes 10 us a call, which the creation of a single run does not need. What returns nothing is a procedure: to call
   // one is not planned, and no row is described, sent and read, which is 20 of 350 us for a creation, and 35 for one that tells of it.
   keep: ({ hopeful, isPlain, name, parameters, returns, source }) => {
-    const tried = hopeful === null ? source : `BEGIN ${hopeful}; EXCEPTION WHEN unique_violation THEN ${source}; END`
+    const tried = hopeful === undefined ? source : `BEGIN ${hopeful}; EXCEPTION WHEN unique_violation THEN ${source}; END`
     const body =
       returns === null ? `${tried}; IF :hint IS NOT NULL THEN PERFORM pg_notify(:channel, :hint); END IF` : `RETURN QUERY ${source}`
     // asked for once: for each row anew it takes a tenth of a creation among many, and a twentieth of a claim

@@ -38,7 +38,6 @@ const claimKept = (
   const parameters = { me: "id", token: "id", lease: "big", queue: "name", jobs: "name[]", schedules: "name[]", limit: "int" } as const
   return {
     name: `${tables.prefix}_claim_${claim.state === State.ready ? "runs" : "suspects"}`,
-    hopeful: null,
     isPlain: false,
     parameters,
     source: dialect.claim(tables, {

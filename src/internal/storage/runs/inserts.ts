@@ -94,7 +94,6 @@ export const insertsKept = (database: Pick<Database, "dialect" | "tables">): { r
       isPlain: true,
       parameters: { ...insertedColumns, ...hinted },
       source: single,
-      hopeful: null,
       returns: null
     },
     unique: {
@@ -102,7 +101,6 @@ export const insertsKept = (database: Pick<Database, "dialect" | "tables">): { r
       isPlain: true,
       parameters: insertedColumns,
       source: `${single} ${dialect.hint.kind === "channel" ? returningId : ""}`,
-      hopeful: null,
       returns: { id: "id" }
     },
     alike: {
