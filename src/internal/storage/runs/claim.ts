@@ -92,7 +92,8 @@ export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queue
             : Effect.flatMap(session.affected(claimStatement(state, limit), values), (claimed) =>
                 claimed === 0 ? Effect.succeed([]) : byToken(session)
               ),
-        patience
+        patience,
+        limit
       )
       .pipe(
         // The answer was lost. A repeat would claim as many again: what has our token is what was claimed.

@@ -4,7 +4,7 @@ import * as Effect from "effect/Effect"
 import type { StorageError } from "../../../JobsdError.js"
 import type { RunId } from "../../../Run.js"
 import { type Settlement, State } from "../../lifecycle.js"
-import { brief } from "../database.js"
+import { brief, patient } from "../database.js"
 import type { ColumnType } from "../dialect.js"
 import { attemptOf, type ClaimedRun, number, string } from "../runRow.js"
 import type { Row, Session } from "../session.js"
@@ -178,7 +178,7 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
   const settleAny = (group: ReadonlyArray<Settled>): Effect.Effect<Recorded, StorageError> => {
     const simple = group.every(({ settlement }) => settlement.successor === null && settlement.keepAttempt === null)
     if (simple && dialect.returning) {
-      return database.write("settle runs", (session) => writeOurs(session, group))
+      return database.write("settle runs", (session) => writeOurs(session, group), patient, group.length)
     }
     return database.transact("settle runs", (session) =>
       Effect.gen(function* () {
@@ -261,7 +261,12 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
     const pairs = dialect.pairs.values(group.map(({ run, startedAt }) => [run.id, startedAt!]))
     const tokens = [...new Set(group.map(({ run }) => run.token))].join(",")
     return Effect.flatMap(
-      database.write("settle runs", (session) => session.affected(settleSucceeded, Object.assign(pairs, { me, fence, tokens }))),
+      database.write(
+        "settle runs",
+        (session) => session.affected(settleSucceeded, Object.assign(pairs, { me, fence, tokens })),
+        patient,
+        group.length
+      ),
       (affected) => (affected === group.length ? Effect.succeed(all(group)) : settledBefore(group))
     )
   }
