@@ -79,8 +79,8 @@ export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queue
   // a claim that hangs holds up all that follow, and its runs must be known, or given up, before the lease is over
   const patience = { ...once, tryMillis: Math.min(once.tryMillis, leaseMillis / 3) }
   const claim: Claim["claim"] = (queue, state, asked, token) => {
-    // a text per limit: few of them, so that they stay prepared
-    const limit = asked <= 32 ? asked : asked - (asked % 32)
+    // where it takes a text for each: few of them, so that they stay prepared
+    const limit = dialect.keep !== null || asked <= 32 ? asked : asked - (asked % 32)
     const values = { queue, me, token, lease: leaseMillis, limit, ...known.values }
     const byToken = (session: Session) => session.rows(selectClaimed, { me, token })
     return database
