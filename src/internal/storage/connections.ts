@@ -16,7 +16,7 @@ export interface Connections {
   readonly sessionOn: (connection: Connection) => Session
   /** whether a statement that only reads waits for nobody who writes */
   readonly readsFreely: boolean
-  /** a use that has the connection to itself, for it begins a transaction, and ends it */
+  /** a use that has the connection to itself: it begins a transaction and ends it, or changes many rows */
   readonly held: <A, E>(use: Use<A, E>) => Effect.Effect<A, E | SqlError, Scope>
   /** a use of one statement that commits by itself and changes at most so many rows, or of some that only read */
   readonly single: <A, E>(use: Use<A, E>, rows: number) => Effect.Effect<A, E | SqlError, Scope>
