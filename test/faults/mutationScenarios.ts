@@ -130,13 +130,15 @@ const meanwhile = (database: Database, after: RegExp, change: string): Database 
 })
 
 /** the answers to writes are lost, and something may happen before anybody looks for what they did */
-const unanswered = (database: Database, meanwhile: Effect.Effect<unknown, StorageError> = Effect.void): Database => ({
-  ...database,
-  write: (operation, use, patience) =>
-    database
-      .write(operation, use, patience)
-      .pipe(Effect.zipRight(meanwhile), Effect.zipRight(new StorageError({ operation, reason: "ambiguous" })))
-})
+const unanswered = (database: Database, meanwhile: Effect.Effect<unknown, StorageError> = Effect.void): Database => {
+  const lost = (operation: string, written: Effect.Effect<unknown, StorageError>) =>
+    written.pipe(Effect.zipRight(meanwhile), Effect.zipRight(new StorageError({ operation, reason: "ambiguous" })))
+  return {
+    ...database,
+    write: (operation, use, patience) => lost(operation, database.write(operation, use, patience)),
+    writeMany: (operation, rows, use, patience) => lost(operation, database.writeMany(operation, rows, use, patience))
+  }
+}
 
 /** does something before each text that is sent without parameters in a transaction */
 const before = (database: Database, act: (text: string) => Effect.Effect<void>): Database => ({

@@ -61,11 +61,10 @@ export interface Database {
   readonly kept: (kept: Kept) => string
   /** one or more statements on one connection without a transaction */
   readonly read: <A>(operation: string, use: Use<A>, patience?: Patience) => Effect.Effect<A, StorageError>
-  /**
-   * one statement that commits by itself, or nothing: never interrupted, repeated verbatim as far as its patience goes. `rows`: how many
-   * it changes at most, if they are many
-   */
-  readonly write: <A>(operation: string, use: Use<A>, patience?: Patience, rows?: number) => Effect.Effect<A, StorageError>
+  /** one statement that commits by itself, or nothing: never interrupted, repeated verbatim as far as its patience goes */
+  readonly write: <A>(operation: string, use: Use<A>, patience?: Patience) => Effect.Effect<A, StorageError>
+  /** the same, where it may change many rows: `rows` at most */
+  readonly writeMany: <A>(operation: string, rows: number, use: Use<A>, patience?: Patience) => Effect.Effect<A, StorageError>
   /** like `write`, all or nothing */
   readonly transact: <A, E>(operation: string, use: Use<A, E>) => Effect.Effect<A, StorageError | Exclude<E, SqlError>>
   /** in somebody's transaction, if there is one: there nothing is repeated, and it ends as its owner says */
@@ -205,8 +204,9 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
 
     const read: Database["read"] = (operation, use, patience = patient) => tried(operation, false, false, patience, single(use, 1))
 
-    const write: Database["write"] = (operation, use, patience = patient, rows = 1) =>
+    const writeMany: Database["writeMany"] = (operation, rows, use, patience = patient) =>
       Effect.uninterruptible(tried(operation, true, true, patience, single(preceded(use), rows)))
+    const write: Database["write"] = (operation, use, patience) => writeMany(operation, 1, use, patience)
 
     const transaction =
       <A, E>(operation: string, use: Use<A, E>) =>
@@ -247,6 +247,7 @@ export const make = (client: SqlClient.SqlClient, dialect: Dialect, tablePrefix:
       kept: (kept) => dialect.keep?.(kept).call ?? kept.source,
       read,
       write,
+      writeMany,
       transact,
       within: (transaction) => (transaction === null ? { read, write } : joined(transaction)),
       transactionOf,

@@ -10,7 +10,7 @@ import * as sweep from "./runs/sweep.js"
 
 export type { Known } from "./runs/context.js"
 export type { NewRun } from "./runs/create.js"
-export type { Recorded, Settled } from "./runs/settle.js"
+export type { Recorded, Settled } from "./runs/settled.js"
 
 export interface RunStore extends create.Create, read.Read, claim.Claim, settle.Settle, sweep.Sweep, housekeep.Housekeep {}
 

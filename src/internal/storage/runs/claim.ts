@@ -84,16 +84,16 @@ export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queue
     const values = { queue, me, token, lease: leaseMillis, limit, ...known.values }
     const byToken = (session: Session) => session.rows(selectClaimed, { me, token })
     return database
-      .write(
+      .writeMany(
         "claim runs",
+        limit,
         (session) =>
           dialect.returning
             ? session.rows(claimStatement(state, limit), values)
             : Effect.flatMap(session.affected(claimStatement(state, limit), values), (claimed) =>
                 claimed === 0 ? Effect.succeed([]) : byToken(session)
               ),
-        patience,
-        limit
+        patience
       )
       .pipe(
         // The answer was lost. A repeat would claim as many again: what has our token is what was claimed.

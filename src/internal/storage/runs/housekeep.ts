@@ -34,6 +34,8 @@ export interface Housekeep {
   readonly deleteFinished: (outcome: keyof Kept, keptMillis: number) => Effect.Effect<number, StorageError>
 }
 
+/** How many runs are unparked at once. */
+const unparkBatch = 1000
 /** How many runs are deleted at once, */
 const retentionBatch = 1000
 /** and where that stops the whole process, which it does for 100 us each. */
@@ -114,17 +116,21 @@ export const make = ({ database, known: jobsAndSchedules, queues }: Asker): Hous
     })
   )
   const park: Housekeep["park"] = (unknown) =>
-    database.write("park runs", (session) => session.affected(parkUnknown, { rows: json(unknown.map((id) => ({ id }))) }))
+    database.writeMany("park runs", unknown.length, (session) =>
+      session.affected(parkUnknown, { rows: json(unknown.map((id) => ({ id }))) })
+    )
 
   const unparkKnown = statement(
     dialect.updateLimited({
       table: runs,
       set: `state = CASE WHEN crashes > 0 THEN ${State.suspect} ELSE ${State.ready} END`,
       where: `state = ${State.parked} ${known.sql}`,
-      limit: 1000
+      limit: unparkBatch
     })
   )
-  const unpark: Housekeep["unpark"] = database.write("unpark runs", (session) => session.affected(unparkKnown, known.values))
+  const unpark: Housekeep["unpark"] = database.writeMany("unpark runs", unparkBatch, (session) =>
+    session.affected(unparkKnown, known.values)
+  )
 
   const selectFinished = statement(`
     SELECT id FROM ${runs}

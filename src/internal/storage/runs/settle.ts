@@ -3,22 +3,15 @@ import type { SqlError } from "@effect/sql/SqlError"
 import * as Effect from "effect/Effect"
 import type { StorageError } from "../../../JobsdError.js"
 import type { RunId } from "../../../Run.js"
-import { type Settlement, State } from "../../lifecycle.js"
-import { brief, patient } from "../database.js"
+import { State } from "../../lifecycle.js"
+import { brief } from "../database.js"
 import type { ColumnType } from "../dialect.js"
-import { attemptOf, type ClaimedRun, number, string } from "../runRow.js"
-import type { Row, Session } from "../session.js"
+import { attemptOf } from "../runRow.js"
+import type { Session } from "../session.js"
 import { assignments } from "../statement.js"
-import { type Asker, attemptColumns, counted, json, orAbsent, putBack, risen } from "./context.js"
-
-/** A settled attempt: whose it is, what to write, and the id of what follows. */
-export interface Settled {
-  readonly run: ClaimedRun
-  readonly settlement: Settlement
-  /** the true start of the attempt, or null if it did not start */
-  readonly startedAt: number | null
-  readonly successorId: RunId | null
-}
+import { type Asker, attemptColumns, json, orAbsent, putBack, risen } from "./context.js"
+import { among, type Recorded, recordedBefore, type Settled, settledColumns, settledRows } from "./settled.js"
+import * as plain from "./successes.js"
 
 export interface Settle {
   /**
@@ -29,12 +22,6 @@ export interface Settle {
   /** gives back a run that we own but do not know, uncounted */
   readonly releaseUnknown: (id: RunId, fence: number) => Effect.Effect<boolean, StorageError>
 }
-
-/** Those of a group whose outcome is in the table, as the objects that they were given as. */
-export type Recorded = ReadonlySet<ClaimedRun>
-
-/** One claim of a run, for its outcome alone: the run may have been taken back, and claimed again. */
-const claimKey = ({ fence, id }: Pick<ClaimedRun, "id" | "fence">): string => `${id} ${fence}`
 
 /** How many earlier attempts of a run are kept. */
 const attemptsKept = 20
@@ -58,21 +45,6 @@ const inherited = [
   "traceparent"
 ]
 
-const settledColumns = {
-  run_id: "id",
-  fence: "big",
-  token: "id",
-  state: "small",
-  delay: "big",
-  errors: "int",
-  timeouts: "int",
-  success_count: "int",
-  result: "text",
-  error: "text",
-  late: "small",
-  started_at: "big"
-} satisfies { [column: string]: ColumnType }
-
 const successorColumns = {
   predecessor: "id",
   id: "id",
@@ -81,10 +53,15 @@ const successorColumns = {
   unique_key: "key"
 } satisfies { [column: string]: ColumnType }
 
+/** A statement of its own is worth its round trip for so many runs. */
+const worthwhile = 8
+
 export const make = ({ database, leaseMillis, me }: Asker): Settle => {
   const { dialect, statement, tables } = database
   const { now } = dialect
   const { attempts, runs } = tables
+  const settledBefore = recordedBefore(database)
+  const settleSuccesses = plain.make({ database, me })
 
   const waits = `d.state IN (${State.ready}, ${State.suspect})`
   const goesOn = `(${waits} AND r.cancel_at IS NULL)`
@@ -140,32 +117,6 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
 
   const forgetAttempts = statement(`DELETE FROM ${attempts} WHERE run_id = :id AND attempt <= :attempt`)
 
-  const settledRows = (group: ReadonlyArray<Settled>) =>
-    json(
-      group.map(({ run, settlement, startedAt }) => ({
-        run_id: run.id,
-        fence: run.fence,
-        token: run.token,
-        state: settlement.state,
-        delay: orAbsent(settlement.delayMillis),
-        errors: settlement.errors,
-        timeouts: settlement.timeouts,
-        success_count: settlement.successCount,
-        result: orAbsent(settlement.result),
-        error: orAbsent(settlement.error),
-        late: settlement.late ? 1 : 0,
-        started_at: orAbsent(startedAt)
-      }))
-    )
-
-  const all = (group: ReadonlyArray<Settled>): Recorded => new Set(group.map(({ run }) => run))
-  const among =
-    (group: ReadonlyArray<Settled>) =>
-    (rows: ReadonlyArray<Row>): Recorded => {
-      const claims = new Set(rows.map((row) => claimKey({ id: string(row.id) as RunId, fence: number(row.fence) })))
-      return all(group.filter(({ run }) => claims.has(claimKey(run))))
-    }
-
   const writeOurs = (session: Session, group: ReadonlyArray<Settled>): Effect.Effect<Recorded, SqlError> => {
     const rows = settledRows(group)
     return dialect.returning
@@ -178,7 +129,7 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
   const settleAny = (group: ReadonlyArray<Settled>): Effect.Effect<Recorded, StorageError> => {
     const simple = group.every(({ settlement }) => settlement.successor === null && settlement.keepAttempt === null)
     if (simple && dialect.returning) {
-      return database.write("settle runs", (session) => writeOurs(session, group), patient, group.length)
+      return database.writeMany("settle runs", group.length, (session) => writeOurs(session, group))
     }
     return database.transact("settle runs", (session) =>
       Effect.gen(function* () {
@@ -224,55 +175,8 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
     )
   }
 
-  const selectSettled = statement(`
-    SELECT r.id, r.fence FROM ${dialect.rows(":rows", settledColumns)}
-    ${dialect.lookUp} ${runs} r ON r.id = d.run_id
-    WHERE r.claim_token = d.token AND r.state <> ${State.running}`)
-
-  const settledBefore = (group: ReadonlyArray<Settled>): Effect.Effect<Recorded, StorageError> =>
-    Effect.map(
-      database.read("look for settled runs", (session) => session.rows(selectSettled, { rows: settledRows(group) })),
-      among(group)
-    )
-
-  // what nearly all runs come to, said with an id and a moment each: the rest is the same for all
-  const settleSucceeded = statement(
-    dialect.updatePairs({
-      table: runs,
-      value: "big",
-      set: (startedAt) => ({
-        state: String(State.succeeded),
-        // once, not for each row: 0.3 of 8 us on PostgreSQL
-        finished_at: `(SELECT ${now})`,
-        unique_key: "NULL",
-        owner: "NULL",
-        deadline_at: "NULL",
-        success_count: counted("r.success_count"),
-        error: "NULL",
-        started_at: startedAt,
-        started_by: dialect.id(":me")
-      }),
-      // An id and a fence are one claim. In a table put back from a backup a fence can come again: there, what has none of these tokens
-      // is not ours.
-      where: `r.fence = ${dialect.big(":fence")} AND ${dialect.among("r.claim_token", ":tokens")} AND ${dialect.hidden("r.state")} = ${State.running}`
-    })
-  )
-  const settleSuccesses = (fence: number, group: ReadonlyArray<Settled>): Effect.Effect<Recorded, StorageError> => {
-    const pairs = dialect.pairs.values(group.map(({ run, startedAt }) => [run.id, startedAt!]))
-    const tokens = [...new Set(group.map(({ run }) => run.token))].join(",")
-    return Effect.flatMap(
-      database.write(
-        "settle runs",
-        (session) => session.affected(settleSucceeded, Object.assign(pairs, { me, fence, tokens })),
-        patient,
-        group.length
-      ),
-      (affected) => (affected === group.length ? Effect.succeed(all(group)) : settledBefore(group))
-    )
-  }
-
   const settleOurs: Settle["settleOurs"] = (group) => {
-    const { others, successes } = sorted(group)
+    const { others, successes } = plain.sorted(group)
     const writes: Array<Effect.Effect<Recorded, StorageError>> = []
     for (const [fence, alike] of successes) {
       if (alike.length < worthwhile && group.length > alike.length) others.push(...alike)
@@ -304,30 +208,3 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
       )
   }
 }
-
-/**
- * The plain successes by their fences, of which nearly always there is one, that of a first attempt; and the others. A function of its
- * own, for V8 compiles a loop with all that is around it: that took it 24 ms.
- */
-const sorted = (group: ReadonlyArray<Settled>) => {
-  const successes = new Map<number, Array<Settled>>()
-  const others: Array<Settled> = []
-  for (const settled of group) {
-    if (!isPlainSuccess(settled)) {
-      others.push(settled)
-      continue
-    }
-    const { fence } = settled.run
-    const alike = successes.get(fence)
-    if (alike === undefined) successes.set(fence, [settled])
-    else alike.push(settled)
-  }
-  return { others, successes }
-}
-
-/** A statement of its own is worth its round trip for so many runs. */
-const worthwhile = 8
-
-/** A success with nothing else to tell: no result, no successor, no mark. */
-const isPlainSuccess = ({ settlement: { late, result, state, successor }, startedAt }: Settled): boolean =>
-  state === State.succeeded && result === null && successor === null && !late && startedAt !== null
