@@ -28,6 +28,11 @@ onEveryDatabase("a frozen process", (it, database) => {
         const world = yield* makeAuditedWorld
         const jobsd = yield* world.client()
         const create = (payload: Payload, options = {}) => Effect.orDie(jobsd.createRun(Act, payload, options))
+        // Another one is frozen on its way out: when it comes back, what it had is not its own to give back. It is there before, so that no
+        // lease runs out while it starts: it would take over itself, and be frozen with those rows locked.
+        const leaver = yield* world.worker({ workers: 1, shutdownMillis: 1000 })
+        const kept = yield* create({ do: "never end" }, { retriesOnCrash: Number.POSITIVE_INFINITY })
+        yield* eventually(startsOf([leaver]), (started) => started.has(kept))
         const held = [
           yield* create({ do: "succeed" }),
           yield* create({ do: "fail", times: 1, millis: 1000 }),
@@ -47,10 +52,6 @@ onEveryDatabase("a frozen process", (it, database) => {
           (ended) => ended.length === held.length
         )
         zombie.freeze()
-        // another one is frozen on its way out: when it comes back, what it had is not its own to give back
-        const leaver = yield* world.worker({ workers: 1, shutdownMillis: 1000 })
-        const kept = yield* create({ do: "never end" }, { retriesOnCrash: Number.POSITIVE_INFINITY })
-        yield* eventually(startsOf([leaver]), (started) => started.has(kept))
         leaver.kill("SIGTERM")
         yield* eventually(world.rows("instances", "WHERE state = 1"), (draining) => draining.length === 1)
         leaver.freeze()
@@ -265,15 +266,16 @@ onEveryDatabase("an instance whose heartbeats get no answer", (it, database) => 
         } else {
           yield* world.worker()
         }
-        yield* eventually(
-          Effect.sync(() => cutOff.runs("interrupted")),
-          (interrupted) => interrupted.length === ids.length
+        // each for the first time: one that is slow to hang may cost the next session the same run again
+        const interrupted = Effect.sync(
+          () => new Map(cutOff.said.flatMap((line) => (line.say === "interrupted" ? [[line.run, line.at] as const] : [])).reverse())
         )
+        const interruptedAt = yield* eventually(interrupted, ({ size }) => size === ids.length)
         // an old lease that has run out is a reason for nobody to wait
         if (database === "sqlite") yield* eventually(leasesOf(world), (left) => left.every((millis) => millis < 0))
         yield* unlock
         if (database === "sqlite") yield* world.worker()
-        const took = Math.max(...cutOff.said.flatMap((line) => (line.say === "interrupted" ? [line.at - since] : [])))
+        const took = Math.max(...interruptedAt.values()) - since
         yield* allEnded(world)
         const verdict = yield* world.verdict(ids)
         const unanswered = cutOff.logged("could not renew the lease")

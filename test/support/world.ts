@@ -1,4 +1,5 @@
 /** What tests say about a world of instances on one database: start some, create runs, wait for a state. */
+import { inspect } from "node:util"
 import { SqlClient } from "@effect/sql"
 import { Context, Duration, Effect, ExecutionStrategy, Exit, HashMap, Layer, Logger, Scope } from "effect"
 import { Job, Jobsd, type Run } from "jobsd"
@@ -124,7 +125,7 @@ export const eventually = <A, E, R>(
       const seen = yield* look
       if (expected(seen)) return seen
       if (Date.now() > givenUpAt) {
-        throw new Error(`not within ${Duration.format(Duration.decode(within))}; seen last: ${JSON.stringify(seen, null, 1)}`)
+        throw new Error(`not within ${Duration.format(Duration.decode(within))}; seen last: ${inspect(seen, { depth: 6 })}`)
       }
       yield* Effect.sleep("10 millis")
     }

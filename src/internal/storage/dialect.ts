@@ -78,8 +78,8 @@ export interface Dialect {
   readonly big: (parameter: string) => string
   /** a row limit: MySQL takes no number of the driver's there, so it stands in the text */
   readonly limit: (rows: number) => string
-  /** a join that finds for each row of its left side those of its right side by an index */
-  readonly lookUp: string
+  /** a join that finds for each row of its left side those of a table, which is called r, by an index of that table */
+  readonly lookUp: (table: string, index: "primary" | "unique") => string
   /** where a statement can end with RETURNING: after INSERT and UPDATE */
   readonly returning: boolean
   /** whether a WITH may write, so that two statements travel as one */

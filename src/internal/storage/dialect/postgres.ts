@@ -60,7 +60,7 @@ export const postgres: Dialect = {
   bytes: (text) => `octet_length(${text})`,
   big: (parameter) => `${parameter}::bigint`,
   limit: (rows) => `LIMIT ${rows}`,
-  lookUp: "JOIN",
+  lookUp: (table) => `JOIN ${table} r`,
   returning: true,
   writesInWith: true,
   orKeep: () => "ON CONFLICT DO NOTHING",

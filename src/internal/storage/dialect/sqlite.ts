@@ -48,7 +48,7 @@ export const sqlite: Dialect = {
   big: (parameter) => parameter,
   limit: (rows) => `LIMIT ${rows}`,
   // what stands first is read first
-  lookUp: "CROSS JOIN",
+  lookUp: (table) => `CROSS JOIN ${table} r`,
   returning: true,
   writesInWith: false,
   orKeep: () => "ON CONFLICT DO NOTHING",

@@ -99,11 +99,12 @@ export const make = ({ database }: Asker): Create => {
 
   const keyColumns = { id: "id", unique_key: "key" } satisfies { [column: string]: ColumnType }
   // two looks rather than one with OR, for which not every planner takes both indexes
-  const foundBy = (column: "id" | "unique_key") => `
+  const foundBy = (column: "id" | "unique_key", index: "primary" | "unique") => `
     SELECT * FROM (
-      SELECT r.id, r.unique_key FROM ${dialect.rows(":rows", keyColumns)} ${dialect.lookUp} ${runs} r ON r.${column} = d.${column} ${dialect.currentRead}
+      SELECT r.id, r.unique_key
+      FROM ${dialect.rows(":rows", keyColumns)} ${dialect.lookUp(runs, index)} ON r.${column} = d.${column} ${dialect.currentRead}
     ) by_${column}`
-  const findHolders = statement(`${foundBy("id")} UNION ALL ${foundBy("unique_key")}`)
+  const findHolders = statement(`${foundBy("id", "primary")} UNION ALL ${foundBy("unique_key", "unique")}`)
 
   const fitting = fittingIn(dialect.answersAtOnce ? statementRowsAtOnce : statementRows)
   const chunks = (all: ReadonlyArray<NewRun>): ReadonlyArray<ReadonlyArray<NewRun>> => {

@@ -96,7 +96,7 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
   // `among` compares the fences
   const lockOurs = statement(`
     SELECT r.id, r.fence FROM ${dialect.rows(":rows", settledColumns)}
-    ${dialect.lookUp} ${runs} r ON r.id = d.run_id
+    ${dialect.lookUp(runs, "primary")} ON r.id = d.run_id
     WHERE ${held}
     ${dialect.forUpdate}`)
 
@@ -106,7 +106,7 @@ export const make = ({ database, leaseMillis, me }: Asker): Settle => {
     SELECT d.id, r.origin_id, r.occurrence + 1, ${State.ready}, d.due, ${now}, d.unique_key, d.success_count, 0, 0, 0,
       0, 0, ${inherited.map((column) => `r.${column}`).join(", ")}
     FROM ${dialect.rows(":rows", successorColumns)}
-    ${dialect.lookUp} ${runs} r ON r.id = d.predecessor
+    ${dialect.lookUp(runs, "primary")} ON r.id = d.predecessor
     WHERE r.cancel_at IS NULL`)
 
   const insertAttempts = statement(`

@@ -69,7 +69,7 @@ export const among =
 export const recordedBefore = ({ dialect, read, statement, tables }: Pick<Database, "dialect" | "read" | "statement" | "tables">) => {
   const selectSettled = statement(`
     SELECT r.id, r.fence FROM ${dialect.rows(":rows", settledColumns)}
-    ${dialect.lookUp} ${tables.runs} r ON r.id = d.run_id
+    ${dialect.lookUp(tables.runs, "primary")} ON r.id = d.run_id
     WHERE r.claim_token = d.token AND r.state <> ${State.running}`)
   return (group: ReadonlyArray<Settled>): Effect.Effect<Recorded, StorageError> =>
     Effect.map(
