@@ -39,6 +39,44 @@ onEveryDatabase("a queue", (it) => {
     })
   )
 
+  it.scoped("does so when it claims many at a time, beside others that are more urgent and due later, or of nobody", () =>
+    Effect.gen(function* () {
+      const world = yield* makeWorld
+      yield* world.migrate
+      const client = yield* world.client()
+      const order: Array<number> = []
+      const Numbered = Job.make("Numbered", { payload: { priority: Schema.Int } })
+      const Unknown = Job.make("Unknown")
+      yield* client.createRuns(
+        Numbered,
+        Array.from({ length: 50 }, () => ({ priority: 0 })),
+        { priority: 0, delay: "1 hour" }
+      )
+      yield* client.createRuns(
+        Unknown,
+        Array.from({ length: 50 }, () => undefined),
+        { priority: 1 }
+      )
+      for (const priority of [8, 3, 5]) {
+        yield* client.createRuns(
+          Numbered,
+          Array.from({ length: 300 }, () => ({ priority })),
+          { priority }
+        )
+      }
+      const live = Numbered.toLayer(({ priority }) => Effect.sync(() => order.push(priority)))
+      yield* world.start(live, { jobs: [Numbered], workers: 1 })
+      yield* eventually(
+        Effect.sync(() => order.length),
+        (done) => done === 900
+      )
+      assert.deepStrictEqual(
+        order,
+        [3, 5, 8].flatMap((priority) => Array.from({ length: 300 }, () => priority))
+      )
+    })
+  )
+
   it.scoped("keeps its order when the process stands still for longer than what was claimed ahead may wait", () =>
     Effect.gen(function* () {
       const world = yield* makeWorld

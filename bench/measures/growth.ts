@@ -14,8 +14,11 @@ export const growths = {
   elsewhere: "100k in a queue not worked here"
 } satisfies { [filling in Filling]?: string }
 
-/** how often each filling is drained, each time after a drain of a database without it; peers have no target */
-const pairsOf = ({ role }: Entry) => (role === "peer" ? 1 : 4)
+/**
+ * How often each filling is drained, each time next to a drain of a database without it, before or after by turns: single drains differ
+ * by a tenth. Peers have no target.
+ */
+const pairsOf = ({ role }: Entry) => (role === "peer" ? 1 : 8)
 
 const drainIn = async (cell: Cell, database: Database) => {
   const count = drainCount(cell)
@@ -73,14 +76,16 @@ export const growth: Measure = {
       if (filling === "unknown") figures.parked = await lookAfter(cell, filled)
       const shares: Array<number> = []
       for (let pair = 0; pair < pairsOf(cell.entry); pair++) {
-        const without = await drainIn(cell, empty)
-        const beside = await drainIn(cell, filled)
+        const emptyFirst = pair % 2 === 0
+        const first = await drainIn(cell, emptyFirst ? empty : filled)
+        const second = await drainIn(cell, emptyFirst ? filled : empty)
+        const [without, beside] = emptyFirst ? [first, second] : [second, first]
         rates.push(without.rate!)
         shares.push(beside.rate! / without.rate!)
-        twice += without.twice! + beside.twice!
-        lost += (without.lost ?? 0) + (beside.lost ?? 0)
+        twice += first.twice! + second.twice!
+        lost += (first.lost ?? 0) + (second.lost ?? 0)
         // what was not drained in time would count for the next
-        if (without.left !== 0 || beside.left !== 0) break
+        if (first.left !== 0 || second.left !== 0) break
       }
       figures[filling] = median(shares)
       await empty.drop()

@@ -23,17 +23,20 @@ const insert = `${into} SELECT ${values("d.id", "d.payload")} FROM (SELECT ? AS 
 const insertAll = `${into} SELECT ${values("d.id", "d.payload")} FROM JSON_TABLE(?, '$[*]' COLUMNS (
   id CHAR(36) CHARACTER SET ascii COLLATE ascii_bin PATH '$.id', payload LONGTEXT PATH '$.payload')) AS d`
 
-// the list of priorities makes it one ordered index range each, without a sort
+// It knows that its runs have one priority. With all ten in a list, which a claim needs that does not know, it drains an otherwise empty
+// table at two thirds of this rate (6.2k and 9.6k runs/s): its looks for runs of the five priorities before go on through all that was
+// claimed and is not purged yet. Other runs of those priorities, due later, shorten them: it was 1.5 times as fast beside them.
 const claim = `
   UPDATE jobsd_runs r
   JOIN (
     SELECT id FROM jobsd_runs FORCE INDEX (jobsd_runs_claim)
-    WHERE state = 0 AND queue = 'default' AND priority IN (0, 1, 2, 3, 4, 5, 6, 7, 8, 9) AND run_at <= ${now} AND job = 'noop'
-    ORDER BY priority, run_at, id LIMIT ${batch} FOR UPDATE SKIP LOCKED
+    WHERE state = 0 AND queue = 'default' AND priority = 5 AND run_at <= ${now} AND job = 'noop'
+    ORDER BY run_at, id LIMIT ${batch} FOR UPDATE SKIP LOCKED
   ) due ON due.id = r.id
   SET r.state = 1, r.fence = r.fence + 1, r.owner = '${me}', r.claim_token = ?, r.claimed_at = ${now},
     r.deadline_at = ${now} + r.timeout_ms + 30000`
-const claimed = `SELECT id, payload FROM jobsd_runs WHERE owner = '${me}' AND claim_token = ? AND state = 1`
+// the index is named, for else the whole of a small table is read
+const claimed = `SELECT id, payload FROM jobsd_runs FORCE INDEX (jobsd_runs_owned) WHERE owner = '${me}' AND claim_token = ? AND state = 1`
 const complete = `
   UPDATE jobsd_runs r JOIN JSON_TABLE(?, '$[*]' COLUMNS (id CHAR(36) CHARACTER SET ascii COLLATE ascii_bin PATH '$')) d ON d.id = r.id
   SET r.state = 2, r.finished_at = ${now}, r.unique_key = NULL, r.owner = NULL, r.deadline_at = NULL, r.errors = 0, r.timeouts = 0,

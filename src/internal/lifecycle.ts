@@ -10,6 +10,9 @@
 export const State = { ready: 0, running: 1, succeeded: 2, failed: 3, cancelled: 4, parked: 5, suspect: 6 } as const
 export type State = (typeof State)[keyof typeof State]
 
+/** The priorities a run can have, in the order in which they are claimed. */
+export const priorities: ReadonlyArray<number> = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+
 /** What a run is while it waits for a worker. */
 export const waiting = ({ crashes }: Pick<Attempted, "crashes">): State => (crashes > 0 ? State.suspect : State.ready)
 export const isWaiting = (state: State): boolean => state === State.ready || state === State.suspect

@@ -9,7 +9,7 @@ import * as ScheduleIntervals from "effect/ScheduleIntervals"
 import type { RunPolicy } from "../Job.js"
 import type { Settings } from "../Jobsd.js"
 import { SettingsError } from "../JobsdError.js"
-import { lastMoment } from "./lifecycle.js"
+import { lastMoment, priorities } from "./lifecycle.js"
 
 /** A policy in the units of the table: `null` is "no limit". */
 export interface Policy {
@@ -83,8 +83,7 @@ const isWellFormed = (text: string) => {
   }
 }
 
-export const priorityIssue = (priority: number): string | null =>
-  Number.isInteger(priority) && priority >= 0 && priority <= 9 ? null : "expected an integer from 0 to 9"
+export const priorityIssue = (priority: number): string | null => (priorities.includes(priority) ? null : "expected an integer from 0 to 9")
 
 const maxInt = 2 ** 31 - 1
 

@@ -76,7 +76,8 @@ export const command: fc.Arbitrary<Command> = fc.oneof(
       do: at("claim"),
       who,
       state: fc.constantFrom(State.ready, State.ready, State.ready, State.suspect),
-      limit: fc.integer({ min: 1, max: 3 })
+      // some claims of many, which look for the first priority before
+      limit: fc.constantFrom(1, 2, 3, 1, 2, 3, 64)
     })
   },
   {

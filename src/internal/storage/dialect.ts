@@ -86,8 +86,8 @@ export interface Dialect {
   readonly writesInWith: boolean
   /** at the end of an INSERT ... SELECT: what is there already stays as it is; needs a column of the table's */
   readonly orKeep: (table: string, column: string) => string
-  /** what makes the planner use the index of claims, after the table's name */
-  readonly useClaimIndex: (tables: Tables) => string
+  /** what makes the planner use an index of the runs, after the table's name */
+  readonly useIndex: (tables: Tables, index: "claim" | "owned") => string
   /** `FOR UPDATE SKIP LOCKED`, where there are row locks */
   readonly skipLocked: string
   /** the same, waiting for the lock */
@@ -106,6 +106,8 @@ export interface Dialect {
   readonly blocking: Blocking | null
   /** sent before a transaction or a statement of ours, so that it takes no gap locks */
   readonly beforeWrite: string | null
+  /** whether it pays to ask for the first priority that has due runs before many are claimed, and to begin there */
+  readonly asksWhereToBegin: boolean
   /** the claim of one queue, all priorities in order: an UPDATE that marks them */
   readonly claim: (tables: Tables, claim: ClaimSql) => string
   /** a parameter as a column's type, where the database would otherwise guess */
@@ -183,6 +185,8 @@ export interface ClaimSql {
   /** `EXISTS (...)`: this instance is alive and its lease is valid */
   readonly alive: string
   readonly limit: string
+  /** no run of a priority before this one is due */
+  readonly from: number
   /** what a claim returns, each column with this before it */
   readonly columns: (prefix: string) => string
 }

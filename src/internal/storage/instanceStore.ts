@@ -87,7 +87,7 @@ export const make = (database: Database, me: Registration, leaseMillis: number):
     SELECT r.id, r.fence, r.claim_token, r.cancel_at FROM renewed
     LEFT JOIN ${runs} r ON r.owner = renewed.id AND r.state = ${State.running}`)
   const selectOwned = statement(`
-    SELECT id, fence, claim_token, cancel_at FROM ${runs}
+    SELECT id, fence, claim_token, cancel_at FROM ${runs} ${dialect.useIndex(tables, "owned")}
     WHERE owner = :id AND state = ${State.running}`)
   const startDraining = statement(`UPDATE ${instances} SET state = ${InstanceState.draining} WHERE id = :id AND ${living}`)
   const markStopped = statement(`

@@ -6,6 +6,7 @@ export type Kind =
   | "rollback"
   | "claim"
   | "claim read" // MySQL: what the claim has marked
+  | "first look" // MySQL: the priority at which a large claim begins
   | "look" // what is due, and when the next one is
   | "settle lock"
   | "settle"
@@ -77,8 +78,9 @@ const signs: ReadonlyArray<readonly [Kind, RegExp]> = [
   ["sweep lock", new RegExp(`SELECT r\\.id, r\\.fence.* FROM ${runs} r WHERE r\\.state = 1`)],
   ["settle check", new RegExp(`SELECT r\\.id.* ${runs} r .*r\\.state <> 1`)],
   ["settle lock", new RegExp(`SELECT r\\.id.* ${runs} r .*claim_token = d\\.token`)],
-  ["reconcile", new RegExp(`SELECT id, fence, claim_token.* FROM ${runs} WHERE owner = `)],
-  ["claim read", new RegExp(`SELECT .* FROM ${runs} WHERE owner = .* claim_token = `)],
+  ["reconcile", new RegExp(`SELECT id, fence, claim_token.* FROM ${runs} (FORCE INDEX \\(\\w+\\) )?WHERE owner = `)],
+  ["claim read", new RegExp(`SELECT .* FROM ${runs} (FORCE INDEX \\(\\w+\\) )?WHERE owner = .* claim_token = `)],
+  ["first look", /^\s*SELECT COALESCE\(\( SELECT priority FROM/],
   ["look", /- .* AS wait FROM/]
 ]
 

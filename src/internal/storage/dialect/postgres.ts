@@ -64,7 +64,7 @@ export const postgres: Dialect = {
   returning: true,
   writesInWith: true,
   orKeep: () => "ON CONFLICT DO NOTHING",
-  useClaimIndex: () => "",
+  useIndex: () => "",
   skipLocked: "FOR UPDATE SKIP LOCKED",
   forUpdate: "FOR UPDATE",
   // Planning is two thirds of what a claim of a single run takes, and half of an insert. A function's plan is kept by the session that
@@ -102,6 +102,7 @@ export const postgres: Dialect = {
   answersAtOnce: false,
   blocking: null,
   beforeWrite: null,
+  asksWhereToBegin: false,
   // One index range per priority: a plain ORDER BY over all of them would walk every future row of the more urgent ones
   // (5 ms with 200,000 of them, against 0.3 ms). The lateral subqueries are pulled row by row, so no more is locked than taken.
   // What is locked stays where it is until we commit, so its place (ctid) finds it: a fifth less than by its id.

@@ -1,4 +1,5 @@
 import type { SqlError } from "@effect/sql/SqlError"
+import { priorities } from "../../lifecycle.js"
 import type { ColumnType, Dialect, Failure } from "../dialect.js"
 import { errorCode, errorMessage } from "../driverError.js"
 import { assignments, inList, jsonMembers, objectOf } from "../statement.js"
@@ -52,7 +53,7 @@ export const sqlite: Dialect = {
   returning: true,
   writesInWith: false,
   orKeep: () => "ON CONFLICT DO NOTHING",
-  useClaimIndex: () => "",
+  useIndex: () => "",
   skipLocked: "",
   forUpdate: "",
   keep: null,
@@ -70,12 +71,13 @@ export const sqlite: Dialect = {
     atOnce: ["BEGIN", "SELECT 1 FROM sqlite_master LIMIT 1"]
   },
   beforeWrite: null,
+  asksWhereToBegin: false,
   claim: ({ runs }, { alive, columns, known, limit, set, state }) => `
     UPDATE ${runs} AS r
     SET ${set}
     WHERE r.rowid IN (
       SELECT place FROM (
-        ${[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        ${priorities
           .map(
             (priority) => `SELECT * FROM (
           SELECT rowid AS place FROM ${runs}

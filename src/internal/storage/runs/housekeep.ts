@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 import type { StorageError } from "../../../JobsdError.js"
 import type { RunId } from "../../../Run.js"
-import { State } from "../../lifecycle.js"
+import { priorities, State } from "../../lifecycle.js"
 import type { ColumnType } from "../dialect.js"
 import { instancesKeptMillis } from "../instanceStore.js"
 import { number, storedNames, string } from "../runRow.js"
@@ -64,10 +64,10 @@ export const make = ({ database, known: jobsAndSchedules, queues }: Asker): Hous
   const nameColumns = { name: "name" } satisfies { [column: string]: ColumnType }
   // due for a minute, so that an instance that is just starting has its chance
   const heads = queues.flatMap((_, q) =>
-    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map(
+    priorities.map(
       (priority) => `
       SELECT * FROM (
-        SELECT id, job, schedule FROM ${runs} ${dialect.useClaimIndex(tables)}
+        SELECT id, job, schedule FROM ${runs} ${dialect.useIndex(tables, "claim")}
         WHERE state = ${State.ready} AND queue = :queue${q} AND priority = ${priority} AND run_at <= ${now} - 60000
         ORDER BY run_at
         LIMIT ${headRows}
