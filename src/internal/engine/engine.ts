@@ -164,7 +164,8 @@ const startSession = (
     const heard = ({ queue }: Hint) => (queue === null ? wake() : poller?.due(queue))
 
     const fork = (name: string, effect: Effect.Effect<unknown>) => Effect.forkDaemon(Effect.interruptible(asLoop(name)(effect)))
-    const polling = yield* fork("poller", poller.loop)
+    // a start takes as long as a hundred first runs, and everybody has had to wait for it already
+    const polling = yield* fork("poller", Effect.zipRight(breathe, poller.loop))
     const others = yield* Effect.all([
       fork("settler", settler.loop),
       fork("deadlines", deadlines.loop),
