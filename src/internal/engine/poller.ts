@@ -168,6 +168,7 @@ export const make = (options: {
     const turn = Effect.gen(function* () {
       if (!options.mayClaim() || options.unsettled() > unsettledBound) return idleMillis()
       for (const pool of pools) if (isLikelyDue(pool)) yield* drain(pool)
+      // a look may claim, and what was claimed just now has started
       if (isTimeToLook()) yield* Effect.zipRight(options.breathe, look)
       patience.reset()
       for (const pool of pools) pool.tellBusy()
