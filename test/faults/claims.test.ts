@@ -78,6 +78,24 @@ onEveryDatabase("a claim whose answer is lost", (it, database) => {
   }
 })
 
+onEveryDatabase("a look for due runs", (it, database) => {
+  // SQLite's driver answers before it returns
+  const test = database === "sqlite" ? it.scoped.skip : it.scoped
+
+  test("that is not answered holds up claims for a third of the lease, and not for ten seconds", () =>
+    Effect.gen(function* () {
+      const faulty = makeFaulty(yield* SqlClient.SqlClient)
+      const world = yield* Effect.provideService(makeWorld, SqlClient.SqlClient, faulty.sql)
+      const Quick = Job.make("Quick")
+      const live = Quick.toLayer(() => Effect.void)
+      const jobsd = yield* world.start(live, { jobs: [Quick], leaseDuration: "3 seconds" })
+      faulty.arm({ at: "look", when: "before", nth: 1, act: { do: "delay", millis: 9000 } })
+      yield* eventually(Effect.sync(faulty.struck), (struck) => struck === 1)
+      const id = yield* jobsd.createRun(Quick, undefined)
+      yield* eventually(jobsd.getRunState(id), ({ status }) => status === "succeeded", "6 seconds")
+    }))
+})
+
 onEveryDatabase("two processes with the same memory", (it) => {
   it.scoped("have different ids: chance that a clone would share decides nothing", () =>
     Effect.gen(function* () {

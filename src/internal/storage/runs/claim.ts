@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect"
 import type { StorageError } from "../../../JobsdError.js"
 import { lastMoment, priorities, State } from "../../lifecycle.js"
-import { type Database, once } from "../database.js"
+import { type Database, once, patient } from "../database.js"
 import { type ClaimedRun, claimColumns, claimedRuns, claimTypes, number } from "../runRow.js"
 import type { Session } from "../session.js"
 import { type Condition, type Kept, type Statement, valuesOf } from "../statement.js"
@@ -93,8 +93,9 @@ export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queue
       )
       .join(", ")}) AS priority`)
 
-  // a claim that hangs holds up all that follow, and its runs must be known, or given up, before the lease is over
-  const patience = { ...once, tryMillis: Math.min(once.tryMillis, leaseMillis / 3) }
+  // a claim or a look that hangs holds up all that follow, and what is claimed must be known, or given up, before the lease is over
+  const tryMillis = Math.min(once.tryMillis, leaseMillis / 3)
+  const patience = { ...once, tryMillis }
   const firstDue = (queue: string) =>
     Effect.map(
       database.read("look for the first priority", (session) => session.rows(selectFirst, { queue }), patience),
@@ -143,7 +144,7 @@ export const make = ({ database, known: jobsAndSchedules, leaseMillis, me, queue
   )
   const nextDueValues = { ...valuesOf("queue", queues), ...known.values }
   const nextDue: Claim["nextDue"] = Effect.map(
-    database.read("look for due runs", (session) => session.rows(selectNextDue, nextDueValues)),
+    database.read("look for due runs", (session) => session.rows(selectNextDue, nextDueValues), { ...patient, tryMillis }),
     (rows) => {
       const waits = new Map(queues.map((queue) => [queue, { ready: Number.POSITIVE_INFINITY, suspect: Number.POSITIVE_INFINITY }]))
       for (const row of rows) {
