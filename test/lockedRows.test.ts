@@ -4,7 +4,7 @@
  */
 import { SqlClient } from "@effect/sql"
 import { assert } from "@effect/vitest"
-import { Context, Effect, Layer } from "effect"
+import { Context, Effect, Layer, Ref } from "effect"
 import type { InstanceId } from "../src/Instance.js"
 import type { Run } from "../src/index.js"
 import { type Outcome, State, settle } from "../src/internal/lifecycle.js"
@@ -45,6 +45,16 @@ const newRun = (uniqueKey: string | null): runStore.NewRun => ({
   traceparent: null
 })
 
+const actorOf = (database: databases.Database) =>
+  Effect.gen(function* () {
+    const id = anId() as InstanceId
+    const known = { jobs: ["Job"], schedules: [] }
+    yield* instanceStore
+      .make(database, { id, host: "here", pid: 1, ...known, queues: { default: 1 } }, leaseMillis)
+      .register(counts, databases.once)
+    return { id, store: runStore.make({ database, me: id, known, queues: ["default"], leaseMillis }) }
+  })
+
 onEveryDatabase("a row that somebody holds locked", (it, name) => {
   // SQLite locks files, and no rows
   const test = name === "sqlite" ? it.scoped.skip : it.scoped
@@ -63,16 +73,8 @@ onEveryDatabase("a row that somebody holds locked", (it, name) => {
           const database = yield* databases.make(ours, dialectOf(ours)!, freshPrefix())
           yield* migrate(database)
           const { instances, runs } = database.tables
-          const actor = Effect.gen(function* () {
-            const id = anId() as InstanceId
-            const known = { jobs: ["Job"], schedules: [] }
-            yield* instanceStore
-              .make(database, { id, host: "here", pid: 1, ...known, queues: { default: 1 } }, leaseMillis)
-              .register(counts, databases.once)
-            return { id, store: runStore.make({ database, me: id, known, queues: ["default"], leaseMillis }) }
-          })
-          const { store } = yield* actor
-          const dead = yield* actor
+          const { store } = yield* actorOf(database)
+          const dead = yield* actorOf(database)
           yield* database.write("declare dead", (session) => session.run(`UPDATE ${instances} SET state = 3 WHERE id = '${dead.id}'`))
 
           const writes: { readonly [what: string]: (run: ClaimedRun) => Effect.Effect<unknown, unknown> } = {}
@@ -134,5 +136,80 @@ onEveryDatabase("a row that somebody holds locked", (it, name) => {
         assert.deepStrictEqual(waited, [])
       }),
     { timeout: 120_000 }
+  )
+
+  // whatever the change does to a claim's index
+  const changes = {
+    "to be held": (runs: string) => `SELECT * FROM ${runs} WHERE id = :id FOR UPDATE`,
+    "to be claimed": (runs: string) => `UPDATE ${runs} SET state = ${State.running} WHERE id = :id`,
+    "to be cancelled": (runs: string) => `UPDATE ${runs} SET state = ${State.cancelled}, finished_at = 1 WHERE id = :id`,
+    "to be put off": (runs: string) => `UPDATE ${runs} SET run_at = run_at + 60000 WHERE id = :id`,
+    "to be due before": (runs: string) => `UPDATE ${runs} SET run_at = run_at - 60000 WHERE id = :id`,
+    "to be deleted": (runs: string) => `DELETE FROM ${runs} WHERE id = :id`,
+    "to be created": null
+  }
+
+  test(
+    "is neither claimed nor waited for, whatever its transaction is about to do to it",
+    () =>
+      Effect.gen(function* () {
+        const { url } = yield* Target
+        const client = Effect.map(Layer.build(Layer.fresh(clientLayer(url, 2))), Context.get(SqlClient.SqlClient))
+        const [ours, theirs] = [yield* client, yield* client]
+        const prefix = freshPrefix()
+        const database = yield* databases.make(ours, dialectOf(ours)!, prefix)
+        yield* migrate(database)
+        const { runs } = database.tables
+        const { store } = yield* actorOf(database)
+        const somebody = yield* databases.make(theirs, dialectOf(theirs)!, prefix)
+        const producer = yield* actorOf(somebody)
+
+        const count = 30
+        // a few and many at a time are claimed in different ways
+        for (const asked of [10, 100]) {
+          for (const [what, change] of Object.entries(changes)) {
+            yield* database.write("empty the table", (session) => session.run(`DELETE FROM ${runs}`))
+            const free = Array.from({ length: count }, () => newRun(null))
+            yield* store.insert(free, null)
+            const taken = free.filter((_, i) => i % 2 === 0).map(({ id }) => id)
+            const claimed = yield* Ref.make<ReadonlyArray<string> | "waited">("waited")
+            yield* theirs
+              .withTransaction(
+                Effect.gen(function* () {
+                  const transaction = somebody.transactionOf(yield* Effect.context<never>())!
+                  if (change === null) {
+                    yield* producer.store.insertWithin(
+                      transaction,
+                      // those that a claim would come to first
+                      taken.map(() => ({ ...newRun(null), runAt: 1 }))
+                    )
+                  } else {
+                    for (const id of taken) yield* transaction.run(change(runs).replace(":id", `'${id}'`))
+                  }
+                  yield* store.claim("default", State.ready, asked, anId()).pipe(
+                    Effect.flatMap(({ runs }) =>
+                      Ref.set(
+                        claimed,
+                        runs.map(({ id }) => id)
+                      )
+                    ),
+                    Effect.disconnect,
+                    Effect.timeoutOption("3 seconds")
+                  )
+                  return yield* Effect.fail("undo it" as const)
+                })
+              )
+              .pipe(
+                Effect.catchIf(
+                  (error) => error === "undo it",
+                  () => Effect.void
+                )
+              )
+            const expected = free.map(({ id }) => id).filter((id) => change === null || !taken.includes(id))
+            assert.deepStrictEqual(yield* claimed, expected.slice(0, asked), `${what}, ${asked} at a time`)
+          }
+        }
+      }),
+    { timeout: 60_000 }
   )
 })

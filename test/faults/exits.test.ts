@@ -79,7 +79,8 @@ onEveryDatabase("a handler that ends its process", (it, database) => {
             result: Number(row?.state) === 3 && isDeepStrictEqual(defects(verdict), noDefects) ? "passed" : "failed",
             figure: `failed after ${row?.crashes} crashes, ${verdict.seen.succeeded} of ${neighbours} neighbours succeeded`
           })
-          assert.strictEqual(deaths, 3)
+          // Beside other tests, a process may fight for longer than its lease: then it is presumed dead, gives the run up, and lives on.
+          assert.isAbove(deaths, 0)
           assert.deepInclude({ state: Number(row?.state), crashes: Number(row?.crashes) }, { state: 3, crashes: 3 })
           assert.deepStrictEqual(defects(verdict), noDefects)
           assert.strictEqual(verdict.seen.succeeded, neighbours)

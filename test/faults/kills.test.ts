@@ -104,8 +104,8 @@ onEveryDatabase("killed processes", (it, database) => {
         const victims = yield* Effect.replicateEffect(world.worker({ ...settings, workers: 1 }), count, { concurrency: 3 })
         const ids = yield* createAll(
           jobsd,
-          // long enough for the others to start meanwhile
-          times(count, () => ({ do: "succeed", millis: 2500 + scaled(1000, 1500) * count }))
+          // at work until they are killed, however long the others take to start beside all other tests
+          times(count, () => ({ do: "hang once", millis: 1000 }))
         )
         yield* eventually(
           Effect.sync(() => victims.flatMap((victim) => victim.atWork())),
@@ -113,7 +113,11 @@ onEveryDatabase("killed processes", (it, database) => {
           "30 seconds"
         )
         const others = yield* Effect.replicateEffect(world.worker(settings), count, { concurrency: 3 })
-        const held = victims.flatMap((victim) => victim.atWork())
+        assert.lengthOf(
+          victims.flatMap((victim) => victim.atWork()),
+          count,
+          "all are at work"
+        )
         const killedAt = Date.now()
         for (const victim of victims) victim.kill("SIGKILL")
         yield* eventually(
@@ -122,7 +126,6 @@ onEveryDatabase("killed processes", (it, database) => {
           leaseMillis * 4
         )
         for (const { said } of others) took.push(...said.flatMap((line) => (line.say === "start" ? [line.at - killedAt] : [])))
-        assert.lengthOf(held, count, "some had ended before")
         yield* allEnded(world)
         assert.deepStrictEqual(defects(yield* world.verdict(ids)), noDefects)
       }

@@ -26,8 +26,8 @@ const broken: ReadonlyArray<readonly [name: string, change: Partial<Protocol>, k
 
 describe("the protocol", () => {
   for (const { faults, runs } of bounds) {
-    it(`holds for ${runs} ${runs === 1 ? "run" : "runs"} on two instances, with any ${faults} faults`, limit(30, 900), () => {
-      const { states, violation } = search(proposed, { runs, faults })
+    it(`holds for ${runs} ${runs === 1 ? "run" : "runs"} on two instances, with any ${faults} faults`, limit(30, 900), async () => {
+      const { states, violation } = await search(proposed, { runs, faults })
       assert.isNull(violation, violation === null ? "" : `${violation.kind}:\n${violation.trace.join("\n")}`)
       console.log(`the protocol, ${runs} runs, ${faults} faults: ${states} states, no violation`)
       report({
@@ -41,8 +41,8 @@ describe("the protocol", () => {
     })
   }
 
-  it.each(broken)("does not hold with %s", (name, change, kind) => {
-    const { states, violation } = search({ ...proposed, ...change }, { runs: 1, faults: 3 })
+  it.each(broken)("does not hold with %s", async (name, change, kind) => {
+    const { states, violation } = await search({ ...proposed, ...change }, { runs: 1, faults: 3 })
     assert.strictEqual(violation?.kind, kind, violation?.trace.join("\n"))
     console.log(`${name}: ${kind} after ${violation!.trace.length} steps (${states} states)\n  ${violation!.trace.join("\n  ")}`)
     report({

@@ -7,6 +7,8 @@
  * decides: a lease runs out if its holder is down, stands still or is cut off.
  */
 
+import { turn } from "./support/turn.js"
+
 /** The protocol, and what it becomes when a part is left out, or done as others do it. */
 export interface Protocol {
   /** what a write about a running run must match */
@@ -326,7 +328,10 @@ export interface Verdict {
  * Searches all worlds that can be reached with so many faults. Wrong is what a step breaks, what is wrong with a world, and a world
  * from which, if nothing else fails, there is no way to all runs over, each with its successor.
  */
-export const search = (protocol: Protocol, { faults, runs }: { readonly runs: number; readonly faults: number }): Verdict => {
+export const search = async (
+  protocol: Protocol,
+  { faults, runs }: { readonly runs: number; readonly faults: number }
+): Promise<Verdict> => {
   const row: Row = { state: "ready", owner: null, cancel: false, successors: 0 }
   const rows = Array.from({ length: runs }, () => row)
   const node: Node = { process: "up", connected: true, draining: false, dead: false, leased: true, held: rows.map(() => nothing) }
@@ -352,6 +357,7 @@ export const search = (protocol: Protocol, { faults, runs }: { readonly runs: nu
 
   add({ rows, nodes: [node, node], faults: 0 }, 0, "")
   for (let index = 0; index < worlds.length; index++) {
+    if (index % 10_000 === 0) await turn()
     for (const { after, broken, fault, name } of stepsFrom(protocol, worlds[index]!)) {
       if (after.faults > faults) continue
       const wrong = broken ?? wrongWith(after)

@@ -9,6 +9,7 @@ import { onEveryDatabase } from "../support/databases.js"
 import { command } from "./storageModel.js"
 import { emptyTally, events, play } from "./storageModelDriver.js"
 import { limit, report, scaled, seed } from "./support/campaign.js"
+import { turn } from "./support/turn.js"
 
 onEveryDatabase("the storage", (it, name) => {
   const sequences = Number(process.env.JOBSD_SEQUENCES ?? scaled(150, 10_000))
@@ -26,8 +27,8 @@ onEveryDatabase("the storage", (it, name) => {
         const sequence = fc.noBias(fc.array(command, { minLength: 10, maxLength: 60, size: "max" }))
         const holds = fc.asyncProperty(sequence, async (sequence) => {
           await run(play(database, sequence, tally))
-          // SQLite answers at once, and a loop that is never idle lets nobody hear that the test lives
-          await new Promise((resolve) => setImmediate(resolve))
+          // SQLite answers at once
+          await turn()
         })
         yield* Effect.promise(() => fc.assert(holds, { seed, numRuns: sequences }))
         // what is rare needs many sequences

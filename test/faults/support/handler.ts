@@ -25,6 +25,8 @@ const deed = (payload: Payload, run: Run.RunInfo): Effect.Effect<void, string, S
       return Effect.zipRight(Effect.sleep(millis), Effect.fail("as asked"))
     case "never end":
       return Effect.never
+    case "hang once":
+      return run.attempt === 1 ? Effect.never : Effect.sleep(millis)
     case "busy":
       return run.attempt <= (payload.times ?? Number.POSITIVE_INFINITY) ? Effect.sync(() => spin(millis)) : Effect.void
     case "abort":

@@ -7,6 +7,7 @@ export const Deed = Schema.Literal(
   "fail", // the first `times` attempts, then succeed
   "fail always",
   "never end",
+  "hang once", // the first attempt never ends, the next one after `millis`
   "busy", // keeps the event loop for `millis`, the first `times` attempts
   "abort", // process.abort()
   "exit", // process.exit(0)
