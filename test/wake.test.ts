@@ -1,6 +1,7 @@
 /** What wakes a loop is never lost, wherever the loop is: at work, asleep, or anywhere on its way from one to the other. */
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Fiber, Scheduler } from "effect"
+import { aBreath } from "../src/internal/aBreath.js"
 import { make } from "../src/internal/engine/wake.js"
 import { eventually } from "./support/world.js"
 
@@ -39,7 +40,7 @@ describe("a wake-up", () => {
           return 60_000
         })
         const looping = yield* Effect.fork(Effect.withScheduler(loop(turn), scheduler))
-        yield* Effect.promise(() => new Promise((resolve) => setImmediate(resolve)))
+        yield* aBreath
         if (scheduler.hasActed()) acted++
         // it sleeps already
         else wake()

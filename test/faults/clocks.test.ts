@@ -20,6 +20,7 @@ import {
   TestContext
 } from "effect"
 import { JobSchedule, type Run } from "jobsd"
+import { aBreath } from "../../src/internal/aBreath.js"
 import { nextMoment } from "../../src/internal/lifecycle.js"
 import type { Database } from "../../src/internal/storage/database.js"
 import * as hints from "../../src/internal/storage/hints.js"
@@ -31,7 +32,6 @@ import { defects } from "./support/checker.js"
 import type { Wanted } from "./support/clockProducer.js"
 import { databaseNow, historyOf, jump, offBy, produce, seenOff, steppedClient } from "./support/clocks.js"
 import { make as makeFaulty } from "./support/faultyClient.js"
-import { turn } from "./support/turn.js"
 import { Act, Often } from "./support/work.js"
 import { allEnded, makeAuditedWorld } from "./support/world.js"
 
@@ -762,7 +762,8 @@ describe("clocks that change twice a year", () => {
     let chains = 0
     for (let round = 0; round < scaled(1, 50); round++) {
       for (const zone of daylightZones) {
-        await turn()
+        // vitest hears that it lives
+        await Effect.runPromise(aBreath)
         for (const { at } of changesOf(zone, 2026, 1)) {
           for (const rule of rules) {
             const schedule = JobSchedule.cron("Rule", rule, zone)
@@ -823,7 +824,7 @@ describe("clocks that change twice a year", () => {
     const numRuns = scaled(1000, 100_000)
     const result = await fc.check(
       fc.asyncProperty(expression, moment, async (rule, [zone, after]) => {
-        await turn()
+        await Effect.runPromise(aBreath)
         const found = next(JobSchedule.cron("Any", rule, zone), after)
         assert.isAbove(found, after, "strictly later")
         assert.strictEqual(new Date(found).toISOString(), new Date(reference(rule, zone, after)).toISOString())

@@ -104,8 +104,8 @@ onEveryDatabase("killed processes", (it, database) => {
         const victims = yield* Effect.replicateEffect(world.worker({ ...settings, workers: 1 }), count, { concurrency: 3 })
         const ids = yield* createAll(
           jobsd,
-          // at work until they are killed, however long the others take to start beside all other tests
-          times(count, () => ({ do: "hang once", millis: 1000 }))
+          // at work until they are killed, however long the others take to start; there, so long that nobody takes up two
+          times(count, () => ({ do: "hang once", millis: 2500 + scaled(1000, 1500) * count }))
         )
         yield* eventually(
           Effect.sync(() => victims.flatMap((victim) => victim.atWork())),
