@@ -44,7 +44,7 @@ const roundsOf = (measure: Measure) => {
 }
 const takesPart = (measure: Measure, entry: Entry) =>
   measure.suits(entry) &&
-  (entry.createsOnly !== true || measure.letter === "A") &&
+  (entry.only === undefined || entry.only === measure.letter) &&
   (full || letters !== undefined || wanted !== undefined || (measure.short?.(entry) ?? true))
 const needed = new Set<string>()
 const need = ({ letter, needs = [] }: Measure) => {

@@ -9,8 +9,8 @@ export interface Entry {
   readonly role: Role
   /** whether it takes part when nothing is said */
   readonly quick: boolean
-  /** whether it creates runs and works on none */
-  readonly createsOnly?: boolean
+  /** the letter of the only measure that it is for */
+  readonly only?: string
   /** runs in a drain, for those that would not come to the end of 20,000 */
   readonly drain?: number
 }
@@ -26,7 +26,8 @@ const adapters: { readonly [name: string]: () => Promise<{ readonly make: Make }
   "pg-boss": () => import("./pg-boss.ts"),
   "effect-pq": () => import("./effect-pq.ts"),
   plainjob: () => import("./plainjob.ts"),
-  statement: () => import("./statement.ts")
+  statement: () => import("./statement.ts"),
+  effect: () => import("./effect.ts")
 }
 
 const entry = (on: Kind, name: string, role: Role, quick: boolean, drain?: number): Entry => ({
@@ -41,7 +42,8 @@ const entry = (on: Kind, name: string, role: Role, quick: boolean, drain?: numbe
 export const entries: ReadonlyArray<Entry> = [
   entry("postgres", "raw", "floor", true),
   entry("postgres", "raw:poll", "floor", false),
-  { ...entry("postgres", "statement", "floor", false), createsOnly: true },
+  { ...entry("postgres", "statement", "floor", false), only: "A" },
+  { ...entry("postgres", "effect", "floor", false), only: "C" },
   entry("postgres", "jobsd", "ours", true),
   entry("postgres", "graphile-worker:batch", "peer", true),
   entry("postgres", "graphile-worker", "peer", false),

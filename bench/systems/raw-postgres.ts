@@ -12,7 +12,7 @@ const batch = 100
 const now = "floor(extract(epoch FROM statement_timestamp()) * 1000)::bigint"
 const me = uuidv7()
 
-const insert = `
+export const insert = `
   INSERT INTO jobsd_runs (id, origin_id, occurrence, job, queue, state, priority, run_at, created_at, created_by, fence, errors, timeouts,
     crashes, max_errors, max_timeouts, max_crashes, timeout_ms, success_count, payload, payload_bytes, late)
   SELECT d.id, d.id, 0, 'noop', 'default', 0, 5, ${now}, ${now}, '${me}', 0, 0, 0, 0, 3, 3, 2, 1800000, 0, d.payload, length(d.payload), 0
@@ -20,7 +20,7 @@ const insert = `
 const insertAndNotify = `WITH new AS (${insert} RETURNING 1) SELECT pg_notify('bench', '')`
 
 // one ordered index range per priority, as a claim must read them if future runs are not to cost anything
-const claim = `
+export const claim = `
   WITH due AS MATERIALIZED (
     SELECT c.id FROM generate_series(0, 9) AS p(priority) CROSS JOIN LATERAL (
       SELECT id FROM jobsd_runs
@@ -33,7 +33,7 @@ const claim = `
   FROM due WHERE r.id = due.id
   RETURNING r.id, r.payload`
 
-const complete = `
+export const complete = `
   UPDATE jobsd_runs
   SET state = 2, finished_at = ${now}, unique_key = NULL, owner = NULL, deadline_at = NULL, errors = 0, timeouts = 0, success_count = 1,
     result = NULL, error = NULL, late = 0, started_at = $3, started_by = '${me}'
